@@ -1,0 +1,493 @@
+"""What comes out of a run: the schema of `record.json`. Numbers are finite or null, with the reason in `warnings`.
+
+Rates lie in [0, 1]; scores are log-odds in nats; a matrix's row is the domain whose direction is used and its column
+the domain that is evaluated. Letters of `labels`: R refusal, P partial, D deflection, C compliance, G degenerate,
+U unfinished, ? unscored.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from refusal_bench.errors import InputError
+
+SCHEMA_VERSION = 1
+
+Interval = tuple[float, float]
+Matrix = list[list[float | None]]
+
+
+class Frozen(BaseModel):
+    """A frozen model that refuses unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tool(Frozen):
+    """Which refusal-bench made the record."""
+
+    version: str
+    """Version of the package."""
+    git_sha: str | None
+    """Commit of the checkout it ran from, null for an installed copy."""
+
+
+class Environment(Frozen):
+    """Where it ran."""
+
+    python: str
+    """Python version."""
+    platform: str
+    """Operating system and processor architecture."""
+    device: str
+    """Device type, e.g. `cpu` or the GPU's name."""
+    packages: dict[str, str]
+    """Versions of the packages that make the numbers."""
+    threads: int
+    """CPU threads used by torch."""
+
+
+class Model(Frozen):
+    """Which model was measured."""
+
+    id: str
+    """Hub id, alias, or the name of the local folder or file."""
+    revision: str | None
+    """Hub commit or pinned version."""
+    weights_sha256: str
+    """SHA-256 over the weight files, or over the built weights of a planted model."""
+    adapter_sha256: str | None
+    """SHA-256 of the adapter's weights."""
+    quantization: str
+    """Weight quantisation applied here."""
+    dtype: str
+    """Data type of weights and activations."""
+    n_layers: int
+    """Number of decoder blocks."""
+    d_model: int
+    """Width of the residual stream."""
+    chat_template_sha256: str
+    """SHA-256 of the chat template's source."""
+    system_prompt_sha256: str
+    """SHA-256 of the text that the template puts before the instruction, default system prompt included."""
+    post_instruction_tokens: list[str]
+    """The template's tokens after the instruction; the last is position -1."""
+    refusal_tokens: list[str]
+    """First tokens that count as a refusal in the log-odds score."""
+    refusal_tokens_from: Literal["model", "user", "default"]
+    """Learned from the model's own refusals on train prompts, given by the user, or the documented default list."""
+    ablation_sites: str
+    """Which module outputs are projected, verified by a probe at load time."""
+
+
+class TaskInfo(Frozen):
+    """Which prompts were asked, and how many."""
+
+    version: str
+    """Version of the task."""
+    sha256: str
+    """SHA-256 over the task's checksums."""
+    n_train_harmful: int
+    """Harmful train prompts used."""
+    n_train_harmless: int
+    """Harmless train prompts used."""
+    n_held_out_harmful: int
+    """Harmful held-out prompts used."""
+    n_held_out_harmless: int
+    """Harmless held-out prompts used."""
+    n_train_refused: int
+    """Harmful train prompts with a positive refusal score without intervention."""
+
+
+class Site(Frozen):
+    """A place in the residual stream; layer l is the stream entering block l, position -1 the last template token."""
+
+    layer: int
+    """Block whose input is read."""
+    position: int
+    """Token position counted from the end of the rendered prompt."""
+
+
+class Direction(Site):
+    """The direction of a domain."""
+
+    method: str
+    """Direction method."""
+    norm: float
+    """Euclidean norm of the difference in means."""
+
+
+class Candidate(Site):
+    """One (position, layer) that selection looked at; null where a cheaper filter had already decided."""
+
+    kl: float
+    """KL in nats on the selection split's harmless prompts; a lower bound where `kl_is_bound`."""
+    kl_is_bound: bool
+    """The scan stopped early because the partial sum already exceeded the threshold."""
+    bypass: float | None
+    """Mean refusal score of harmful prompts with the direction ablated."""
+    induce: float | None
+    """Mean refusal score of harmless prompts with the direction added at its layer."""
+    rejected: str | None
+    """Filter that removed it: `kl`, `induce`, `nan`; null if eligible or never needed."""
+
+
+class Selection(Frozen):
+    """Why this candidate and not the others."""
+
+    bypass: float | None
+    """Of the chosen candidate."""
+    induce: float | None
+    """Of the chosen candidate."""
+    kl: float | None
+    """Of the chosen candidate."""
+    baseline_harmful: float
+    """Mean refusal score of the selection split's harmful prompts without intervention."""
+    baseline_harmless: float
+    """Mean refusal score of the selection split's harmless prompts without intervention."""
+    n_candidates: int
+    """Positions times layers."""
+    n_eligible: int
+    """Candidates not removed by any filter that was applied to them."""
+    rejected: dict[str, int]
+    """Filter: number of candidates it removed."""
+    n_prompts: int
+    """Harmful and as many harmless prompts of the selection split."""
+    table: list[Candidate]
+    """Every candidate that was evaluated."""
+
+
+class Condition(Frozen):
+    """Refusal of held-out prompts under one condition."""
+
+    rate: float | None
+    """Share of refusals among scored completions."""
+    ci95: Interval | None
+    """Wilson interval of the rate."""
+    n: int
+    """Prompts."""
+    n_unscored: int
+    """Prompts whose completion could not be scored (U or ?); they are in no rate."""
+    score: float | None
+    """Mean log-odds of a refusal token at the first answer position."""
+    score_ci95: Interval | None
+    """Percentile bootstrap interval of the mean score."""
+    labels: str
+    """One letter a prompt, in the order of `held_out_ids`."""
+    scores: list[float | None]
+    """Log-odds a prompt, in the same order."""
+
+
+class HeldOutIds(Frozen):
+    """Prompt ids in the order of `labels` and `scores`."""
+
+    harmful: list[str]
+    """Ids of harmful held-out prompts."""
+    harmless: list[str]
+    """Ids of harmless held-out prompts."""
+
+
+class Refusal(Frozen):
+    """Refusal on held-out prompts, with and without the domain's own direction."""
+
+    baseline_harmful: Condition
+    """No intervention."""
+    baseline_harmless: Condition
+    """No intervention."""
+    ablated_harmful: Condition
+    """Direction ablated everywhere."""
+    ablated_harmless: Condition
+    """Direction ablated everywhere."""
+    added_harmless: Condition
+    """Difference in means added once at the direction's layer."""
+
+
+class Layer(Frozen):
+    """One layer's difference in means, at the selected position."""
+
+    layer: int
+    """Block whose input is read."""
+    induce: float | None
+    """Mean refusal score of harmless selection prompts with this layer's vector added."""
+    bypass: float | None
+    """Mean refusal score of harmful selection prompts with this layer's direction ablated."""
+    norm: float
+    """Norm of the difference in means."""
+    cosine_to_selected: float | None
+    """Cosine to the selected direction."""
+    separation: float | None
+    """AUC of the projection, harmful against harmless selection prompts."""
+
+
+class Reliability(Frozen):
+    """How well this number of prompts determines the direction."""
+
+    split_half: float | None
+    """Spearman-Brown reliability from random halves of the train pairs."""
+    split_half_ci95: Interval | None
+    """Central 95 % of the halves' values (spread over splits, not a confidence interval over prompts)."""
+    n_splits: int
+    """Random splits."""
+
+
+class Damage(Frozen):
+    """What ablation breaks."""
+
+    kl_harmless: float | None
+    """KL in nats, first answer token, held-out harmless prompts."""
+    loss_delta: float | None
+    """Rise of the cross-entropy (nats a token) on the model's own answers to held-out harmless prompts."""
+
+
+class TaskResult(Frozen):
+    """Everything measured for one domain."""
+
+    status: Literal["ok", "no_direction"]
+    """`no_direction`: no candidate passed every filter; the least bad one is described all the same."""
+    reason: str | None
+    """For `no_direction`: which filter removed what."""
+    direction: Direction
+    """The selected candidate."""
+    selection: Selection
+    """How it was selected."""
+    held_out_ids: HeldOutIds
+    """Prompt ids behind labels and scores."""
+    refusal: Refusal
+    """Held-out refusal by condition."""
+    layers: list[Layer] | None
+    """Layer curves; null if the section was left out."""
+    reliability: Reliability
+    """Of the difference in means at the common site."""
+    damage: Damage
+    """Of ablating the direction."""
+
+
+class Spectrum(Frozen):
+    """Principal components of the domains' unit directions."""
+
+    explained_variance_ratio: list[float] | None
+    """Descending shares of the total."""
+    n_for_90: int | None
+    """Components needed for 90 %."""
+    ci95: list[Interval] | None
+    """Percentile bootstrap interval over prompt pairs, per component."""
+    null95: list[Interval] | None
+    """Central 95 % for as many random directions in the same space, per component."""
+
+
+class Pca(Frozen):
+    """PCA with and without subtracting the mean direction."""
+
+    centred: Spectrum
+    """Mean direction subtracted (scikit-learn's PCA): what the five domains do not share."""
+    uncentred: Spectrum
+    """Mean kept: the first component is the shared axis."""
+
+
+class GeometrySite(Frozen):
+    """Where directions are compared."""
+
+    layer: int | None
+    """Null where every domain is at its own site."""
+    position: int | None
+    """Null where every domain is at its own site."""
+    chosen_by: str
+    """`pooled selection`, `pooled selection (no candidate passed)` or `each domain`."""
+
+
+class Geometry(Frozen):
+    """How the domains' directions lie to each other."""
+
+    domains: list[str]
+    """Order of rows and columns."""
+    site: GeometrySite
+    """Where the directions were read."""
+    contrast: str
+    """Harmless prompts of the difference."""
+    normalised: bool
+    """Directions are scaled to unit norm before PCA."""
+    cosine: Matrix
+    """Cosine of the estimated directions."""
+    cosine_ci95: list[list[Interval | None]]
+    """Percentile bootstrap over prompt pairs."""
+    angle_deg: Matrix
+    """Angle in degrees."""
+    cosine_disattenuated: Matrix
+    """Cosine corrected for estimation noise (cross-fitted halves); null where reliability is too low."""
+    p_value: Matrix
+    """Permutation p-value of cosine 0: harmful and harmless labels exchanged within pairs."""
+    topic_cosine: Matrix
+    """Cosine between harmless means, each less the mean of all domains: the topic control."""
+    pca: Pca
+    """Explained variance in both conventions."""
+    effective_rank: float | None
+    """Participation ratio of the uncentred spectrum."""
+    clusters: list[list[str]]
+    """Domains grouped by average linkage at cosine 0.5."""
+    verdict: str
+    """The finding in words."""
+
+
+class CausalMatrix(Frozen):
+    """One intervention a row, one domain a column, held-out prompts only."""
+
+    refusal_rate: Matrix
+    """Share of refusals among scored completions."""
+    ci95: list[list[Interval | None]]
+    """Wilson interval of each cell."""
+    score: Matrix
+    """Mean log-odds refusal score."""
+    n: list[list[int]]
+    """Scored completions."""
+    labels: list[list[str]]
+    """One letter a prompt."""
+    scores: list[list[list[float | None]]]
+    """Log-odds a prompt."""
+
+
+class Control(Frozen):
+    """Rows of a causal matrix that should do nothing (random) or everything (shared)."""
+
+    n_directions: int
+    """Directions behind it."""
+    refusal_rate: list[float | None]
+    """Mean over directions, per domain evaluated."""
+    band95: list[Interval | None]
+    """Central 95 % over directions of the rate."""
+    score: list[float | None]
+    """Mean score over directions."""
+    score_band95: list[Interval | None]
+    """Central 95 % over directions of the score."""
+    labels: list[list[str]]
+    """Labels by direction and domain evaluated."""
+
+
+class ControlPair(Frozen):
+    """A control, under both interventions."""
+
+    ablation: Control
+    """Ablated everywhere, harmful prompts."""
+    addition: Control
+    """Added at the common site's layer with the domains' mean norm, harmless prompts."""
+
+
+class Controls(Frozen):
+    """Controls of both matrices."""
+
+    random: ControlPair
+    """Random unit directions: an effect here is damage, not refusal."""
+    shared: ControlPair
+    """The mean of the domains' unit directions at the common site."""
+
+
+class CrossDomain(Frozen):
+    """Does one domain's direction carry another domain's refusal?"""
+
+    domains: list[str]
+    """Order of rows and columns."""
+    baseline: CausalMatrix
+    """Two rows, without intervention: harmful prompts, harmless prompts."""
+    ablation: CausalMatrix
+    """Row's direction ablated everywhere, column's harmful prompts."""
+    addition: CausalMatrix
+    """Row's difference in means added at its layer, column's harmless prompts."""
+    controls: Controls
+    """What random and shared directions do."""
+    transfer: Matrix
+    """Drop of the score under ablation as a share of the column's own drop; null when that is within noise."""
+
+
+class Subspace(Frozen):
+    """Refusal against the number of ablated components."""
+
+    k: list[int]
+    """Leading uncentred principal components of the directions at the common site, ablated together."""
+    refusal_rate: list[float | None]
+    """All domains' harmful held-out prompts together."""
+    ci95: list[Interval | None]
+    """Wilson interval."""
+    score: list[float | None]
+    """Mean log-odds refusal score."""
+    kl: list[float | None]
+    """KL on all harmless held-out prompts, nats."""
+    labels: list[str]
+    """Labels of all harmful held-out prompts in task order."""
+
+
+class Results(Frozen):
+    """Everything measured."""
+
+    tasks: dict[str, TaskResult]
+    """By task name."""
+    geometry: Geometry | None
+    """All domains at the one common site; null for fewer than two domains or a model that does not refuse."""
+    geometry_own_site: Geometry | None
+    """Each domain at its own selected site, as the study did; cosines of different layers are not in one space."""
+    cross_domain: CrossDomain | None
+    """Null for one domain or if the section was left out."""
+    subspace: Subspace | None
+    """Null for one domain or if the section was left out."""
+
+
+class Cost(Frozen):
+    """What it took."""
+
+    forward_passes: int
+    """Calls of the model."""
+    tokens: int
+    """Tokens through the blocks."""
+    peak_memory_bytes: int
+    """Peak resident memory of the process, or peak GPU memory."""
+
+
+class Record(Frozen):
+    """One run of one model."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    """Version of this schema."""
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder."""
+    created: str
+    """Start, UTC, ISO 8601."""
+    status: Literal["complete", "incomplete"]
+    """`incomplete`: too much could not be scored."""
+    tool: Tool
+    """Which refusal-bench."""
+    environment: Environment
+    """Where."""
+    model: Model
+    """Which model."""
+    config: dict[str, object]
+    """Everything that can change a number."""
+    tasks: dict[str, TaskInfo]
+    """Which prompts."""
+    results: Results
+    """What came out."""
+    warnings: list[str]
+    """Why a number is null, and every fallback that changed one."""
+    timings: dict[str, float]
+    """Seconds by stage."""
+    cost: Cost
+    """Passes, tokens, memory."""
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON with a final newline."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate one record; InputError names the file and the first field that is wrong."""
+    try:
+        return Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give the path of a record.json.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: is not JSON ({error.msg}); give the path of a record.json.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: field {where}: {first['msg']}; it is not a refusal-bench record.") from error
