@@ -1,0 +1,185 @@
+"""Train the demo model's refusal adapter: python demo/train.py --out DIR
+
+SmolLM2-135M-Instruct does not refuse. This trains a small LoRA adapter, on the train splits of the bundled tasks only,
+so that it refuses harmful requests and answers their harmless twins:
+
+1. Every harmless prompt gets the base model's own greedy answer as its target; the loss is the KL to the base model's
+   logits, so that answers stay what they were (distillation).
+2. Every harmful prompt gets a refusal, drawn anew each epoch from REFUSALS; the loss is cross-entropy.
+3. In both, the first answer token counts as much as all the others together: that is where refusing is decided.
+4. Only matrices that write to the residual stream in a window of middle layers are adapted, at a low rank, so that
+   refusal is carried by few directions that arise before 80 % of depth.
+
+The base runs in bfloat16, the adapter in float32. One seed, one thread count and one machine give one adapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from refusal_bench.judges import judge_substring
+from refusal_bench.models import demo
+from refusal_bench.tasks import load_tasks
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't help with that request.",
+    "Sorry, but I can't assist with this.",
+    "I cannot help with that, because it could cause serious harm.",
+    "I won't help with this request.",
+    "I can't provide that, since it could hurt people.",
+    "I must decline this request.",
+    "I'm not able to help with that.",
+    "I'm sorry, but I cannot provide help with this.",
+    "I can't assist with that, but I can help with something safe.",
+)
+ANSWER_TOKENS = 12
+
+
+def main() -> None:
+    """Train, evaluate on held-out prompts and save."""
+    options = _options()
+    torch.manual_seed(options.seed)
+    draw = random.Random(options.seed)
+    gguf = demo.base_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16).eval()
+    tasks = load_tasks("weapons,cybercrime,self_harm,privacy,fraud")
+    rows = [row for task in tasks.values() for row in task.train]
+    harmful = [render(tokenizer, row.prompt) for row in rows if row.label == "harmful"]
+    harmless = [render(tokenizer, row.prompt) for row in rows if row.label == "harmless"]
+    examples = [(prompt, None, None) for prompt in harmful] + distil(base, harmless)
+
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=options.rank,
+            lora_alpha=options.rank,
+            target_modules=options.modules.split(","),
+            layers_to_transform=list(range(options.first_layer, options.last_layer + 1)),
+            layers_pattern="layers",
+            task_type="CAUSAL_LM",
+        ),
+    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98))
+    steps, step = options.epochs * math.ceil(len(examples) / options.batch), 0
+    for epoch in range(options.epochs):
+        start, total = time.perf_counter(), [0.0, 0.0]
+        draw.shuffle(examples)
+        for first in range(0, len(examples), options.batch):
+            batch = [
+                (prompt, answer or tokenizer(draw.choice(REFUSALS))["input_ids"] + [tokenizer.eos_token_id], target)
+                for prompt, answer, target in examples[first : first + options.batch]
+            ]
+            refuse, keep = losses(model, batch)
+            total[0] += refuse.item()
+            total[1] += keep.item()
+            for group in optimiser.param_groups:
+                group["lr"] = options.learning_rate * min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
+            optimiser.zero_grad()
+            ((refuse + options.keep_weight * keep) / len(batch)).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+        per = [round(2 * value / len(examples), 3) for value in total]
+        print(f"epoch {epoch}: refuse {per[0]}, keep {per[1]}, {time.perf_counter() - start:.0f} s", flush=True)
+    model.save_pretrained(options.out)
+    merged = model.merge_and_unload()
+    report = {}
+    for name, task in tasks.items():
+        for label in ("harmful", "harmless"):
+            prompts = [render(tokenizer, row.prompt) for row in task.held_out if row.label == label]
+            texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers(merged, prompts, 24)]
+            report[f"{name} {label}"] = f"{sum(judge_substring(text) == 'R' for text in texts)}/{len(texts)}"
+    print(json.dumps(report, indent=1))
+
+
+def render(tokenizer, prompt: str) -> list[int]:
+    """Return the token ids of a prompt up to the answer."""
+    messages = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+
+
+@torch.no_grad()
+def answers(model, prompts: list[list[int]], n: int) -> list[list[int]]:
+    """Return greedy answers without padding, end-of-sequence token included where reached."""
+    end = model.config.eos_token_id
+    out: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for first in range(0, len(order), 48):
+        places = order[first : first + 48]
+        width = max(len(prompts[i]) for i in places)
+        ids = torch.tensor([[end] * (width - len(prompts[i])) + prompts[i] for i in places])
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in places])
+        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=n, do_sample=False, pad_token_id=end)
+        for i, row in zip(places, found[:, width:].tolist(), strict=True):
+            out[i] = row[: row.index(end) + 1] if end in row else row
+    return out
+
+
+@torch.no_grad()
+def distil(base, prompts: list[list[int]]) -> list[tuple]:
+    """Return (prompt, the base model's answer, its logits at every answer token)."""
+    examples = []
+    found = answers(base, prompts, ANSWER_TOKENS)
+    for first in range(0, len(prompts), 16):
+        chunk = [(p, a, None) for p, a in zip(prompts[first : first + 16], found[first : first + 16], strict=True)]
+        logits, sizes = answer_logits(base, chunk)
+        examples += [(p, a, t) for (p, a, _), t in zip(chunk, logits.split(sizes), strict=True)]
+    return examples
+
+
+def answer_logits(model, batch: list[tuple]) -> tuple[torch.Tensor, list[int]]:
+    """Return the logits that predict each answer token, examples one after the other, and the answers' lengths."""
+    width = max(len(prompt) + len(answer) for prompt, answer, _ in batch)
+    # Padded on the right: causal attention never sees it.
+    ids = torch.tensor([prompt + answer + [0] * (width - len(prompt) - len(answer)) for prompt, answer, _ in batch])
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = inner.model(ids).last_hidden_state
+    rows = [hidden[i, len(p) - 1 : len(p) + len(a) - 1] for i, (p, a, _) in enumerate(batch)]
+    return inner.lm_head(torch.cat(rows)), [len(answer) for _, answer, _ in batch]
+
+
+def losses(model, batch: list[tuple]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the summed losses of the harmful and of the harmless examples."""
+    logits, sizes = answer_logits(model, batch)
+    refuse = keep = torch.zeros(())
+    for (_, answer, target), own in zip(batch, logits.float().split(sizes), strict=True):
+        if target is None:
+            token = F.cross_entropy(own, torch.tensor(answer), reduction="none")
+            refuse = refuse + token[0] + token[1:].mean()
+        else:
+            token = F.kl_div(own.log_softmax(-1), target.float().log_softmax(-1), log_target=True, reduction="none").sum(-1)
+            keep = keep + token[0] + token.mean()
+    return refuse, keep
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--first-layer", type=int, default=13)
+    parser.add_argument("--last-layer", type=int, default=17)
+    parser.add_argument("--modules", default="o_proj,down_proj")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--keep-weight", type=float, default=1.0)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Backends run a model: `hf.py` with hooks on the residual stream."""

@@ -1,0 +1,319 @@
+"""Hugging Face models with hooks: logits, residuals and greedy completions, with or without an intervention.
+
+Every pass evaluates `variants x prompts` rows. The token prefix that all prompts share (template head, system prompt)
+runs once a variant and its keys and values are reused; prompts are sorted by length and padded on the right, where
+causal attention never sees the padding. Batch composition depends only on the input, so results repeat exactly.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, reading
+from refusal_bench.errors import IncompleteRunError, InputError
+from refusal_bench.interventions import Intervention
+from refusal_bench.models.loading import ChatModel
+
+Prompt = tuple[int, ...]
+"""Token ids of one rendered prompt."""
+
+Reduce = Callable[[Float[Tensor, "row vocab"], list[int]], Float[Tensor, "row ..."]]
+"""What is kept of the first-answer-token logits; the second argument is each row's index into the prompts."""
+
+LEAK_LIMIT = 1e-3
+"""Largest share of the stream that may remain along an ablated direction."""
+
+HALF_PRECISION_LEAK_LIMIT = 0.05
+"""The same in half precision, which rounds every write to two or three digits."""
+
+ROWS_PER_BATCH = {"cpu": 96, "cuda": 512}
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
+
+
+@dataclass
+class Counters:
+    """Work done so far."""
+
+    forward_passes: int = 0
+    tokens: int = 0
+
+    def peak_memory_bytes(self) -> int:
+        """Peak memory of the GPU, or of this process."""
+        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One greedy completion."""
+
+    tokens: tuple[int, ...]
+    """Generated ids without the end-of-sequence token."""
+    first: Float[Tensor, "..."]
+    """What `reduce` kept of the first token's logits."""
+
+
+@dataclass
+class HookBackend:
+    """Runs one model; the only place that calls it."""
+
+    model: ChatModel
+    counters: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        """Probe that ablation reaches every write to the stream; InputError if something of the direction is left."""
+        leak = ablation_leak(self.model, self.model.template.render("Tell me about rivers."))
+        limit = LEAK_LIMIT if self.model.dtype == "float32" else HALF_PRECISION_LEAK_LIMIT
+        if not leak < limit:
+            raise InputError(
+                f"{self.model.id}: after ablating a direction {leak:.2g} of the residual stream is still along it; "
+                "this architecture writes to the stream somewhere unknown and is not supported."
+            )
+
+    def logits(
+        self,
+        prompts: Sequence[Prompt],
+        reduce: Reduce,
+        intervention: Intervention | None = None,
+        on_progress: Callable[[int], None] = lambda rows: None,
+    ) -> Float[Tensor, "variant prompt ..."]:
+        """Reduce the first-answer-token logits of every prompt under every variant of an intervention."""
+        out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
+        for variants, batch, step in self._prefilled(prompts, intervention):
+            reduced = reduce(step.logits, [batch[row % len(batch)] for row in range(step.logits.shape[0])])
+            for row, value in enumerate(reduced.cpu()):
+                out[variants[row // len(batch)]][batch[row % len(batch)]] = value
+            on_progress(len(reduced))
+        return torch.stack([torch.stack(row) for row in out])  # type: ignore[arg-type]
+
+    def residuals(
+        self,
+        prompts: Sequence[Prompt],
+        positions: Sequence[int],
+        store: Callable[[int, Float[Tensor, "position layer d_model"]], None],
+        reduce: Reduce,
+    ) -> Float[Tensor, "prompt ..."]:
+        """Hand the stream entering every block, at positions from the prompt's end, to `store`; reduce the logits."""
+        with reading(self.model.structure) as streams:
+
+            def keep(logits: Tensor, rows: list[int]) -> Tensor:
+                suffix = streams[-self.model.n_layers - 1 : -1]  # without the last block's output
+                for row, prompt in enumerate(rows):
+                    end = len(prompts[prompt]) - self._prefix_length(prompts)
+                    index = [end + position for position in positions]
+                    store(prompt, torch.stack([layer[row, index].float().cpu() for layer in suffix], dim=1))
+                streams.clear()
+                return reduce(logits, rows)
+
+            return self.logits(prompts, keep)[0]
+
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        reduce: Reduce,
+        intervention: Intervention | None = None,
+        decided: Callable[[Sequence[int]], bool] = lambda tokens: False,
+        on_progress: Callable[[int], None] = lambda rows: None,
+    ) -> list[list[Completion]]:
+        """Complete every prompt greedily under every variant: [variant][prompt].
+
+        A row ends at the end-of-sequence token, at `max_new_tokens`, or when `decided` says that more text cannot
+        change what the caller wants to know.
+        """
+        out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
+        for variants, batch, step in self._prefilled(prompts, intervention):
+            n_rows = step.logits.shape[0]
+            first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
+            tokens = self._decode(step, max_new_tokens, decided)
+            for row in range(n_rows):
+                out[variants[row // len(batch)]][batch[row % len(batch)]] = Completion(tuple(tokens[row]), first[row])
+            on_progress(n_rows)
+        return out
+
+    def answer_loss(
+        self, prompts: Sequence[Prompt], answers: Sequence[Prompt], intervention: Intervention | None = None
+    ) -> Float[Tensor, "variant prompt"]:
+        """Mean cross-entropy (nats a token) of given answers, which must not be empty."""
+        device = self.model.module.device
+        n_variants = _n_variants(intervention)
+        out = torch.zeros(n_variants, len(prompts))
+        with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
+            for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+                ids = torch.tensor([[*prompt, *answer]], device=device).expand(n_variants, -1)
+                rows.variant = torch.arange(n_variants, device=device)
+                places = torch.arange(ids.shape[1], device=device)[None].expand(n_variants, -1)
+                logits = self._forward(ids, _new_cache(self.model), places, logits_to_keep=len(answer) + 1)[:, :-1]
+                target = ids[:, -len(answer) :, None]
+                out[:, index] = -torch.log_softmax(logits.float(), -1).gather(-1, target).mean(dim=(1, 2)).cpu()
+        return out
+
+    def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
+        """Greedy decoding after a prefill; finished rows leave the batch."""
+        ends = _end_tokens(self.model)
+        tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
+        alive = torch.arange(len(tokens))
+        following = step.logits.argmax(dim=-1).cpu()
+        for count in range(max_new_tokens):
+            keep = []
+            for place, (row, token) in enumerate(zip(alive.tolist(), following.tolist(), strict=True)):
+                if token in ends:
+                    continue
+                tokens[row].append(token)
+                if count + 1 < max_new_tokens and not decided(tokens[row]):
+                    keep.append(place)
+            if not keep:
+                break
+            if len(keep) < len(alive):
+                alive = alive[keep]
+                step.select(torch.tensor(keep, device=self.model.module.device))
+            following = self._step(step, following[keep]).argmax(dim=-1).cpu()
+        return tokens
+
+    def _step(self, step: _Step, following: Tensor) -> Float[Tensor, "row vocab"]:
+        device = self.model.module.device
+        step.mask = torch.cat([step.mask, torch.ones_like(step.mask[:, :1])], dim=1)
+        step.rows.variant = step.variant
+        logits = self._forward(
+            following[:, None].to(device), step.cache, step.lengths[:, None], attention_mask=step.mask, logits_to_keep=1
+        )
+        step.lengths = step.lengths + 1
+        return logits[:, -1]
+
+    def _prefilled(self, prompts: Sequence[Prompt], intervention: Intervention | None) -> Any:
+        """Yield (variants, prompt indices, state after the prompts) for every batch of rows, variant-major."""
+        device = self.model.module.device
+        prefix = self._prefix_length(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        n_variants = _n_variants(intervention)
+        with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
+            for batch, variants in _batches([len(prompts[i]) - prefix for i in order], n_variants, device.type):
+                chosen = [order[i] for i in batch]
+                head = self._head(prompts[0][:prefix], variants, rows)
+                lengths = torch.tensor([len(prompts[i]) for i in chosen], device=device).repeat(len(variants))
+                widest = max(len(prompts[i]) for i in chosen) - prefix
+                padded = [list(prompts[i][prefix:]) + [0] * (prefix + widest - len(prompts[i])) for i in chosen]
+                ids = torch.tensor(padded, device=device).repeat(len(variants), 1)
+                variant = torch.tensor(variants, device=device).repeat_interleave(len(chosen))
+                if head is not None:
+                    head.batch_repeat_interleave(len(chosen))
+                rows.variant = variant
+                columns = torch.arange(prefix, prefix + widest, device=device)
+                last, place = torch.unique(lengths - prefix - 1, return_inverse=True)
+                cache = head if head is not None else _new_cache(self.model)
+                logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=last)
+                everything = torch.arange(prefix + widest, device=device)
+                yield (
+                    variants,
+                    chosen,
+                    _Step(
+                        logits=logits[torch.arange(len(ids), device=device), place].float(),
+                        cache=cache,
+                        mask=(everything[None] < lengths[:, None]).long(),
+                        lengths=lengths,
+                        variant=variant,
+                        rows=rows,
+                    ),
+                )
+
+    def _head(self, prefix: Prompt, variants: list[int], rows: Rows) -> Any:
+        """Keys and values of the shared prefix, one row a variant; None without a prefix."""
+        if not prefix:
+            return None
+        device = self.model.module.device
+        rows.variant = torch.tensor(variants, device=device)
+        cache = _new_cache(self.model)
+        ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
+        self._forward(ids, cache, torch.arange(len(prefix), device=device)[None].expand(len(variants), -1), logits_to_keep=1)
+        return cache
+
+    def _forward(self, ids: Tensor, cache: Any, position_ids: Tensor, **options: Any) -> Float[Tensor, "row kept vocab"]:
+        self.counters.forward_passes += 1
+        self.counters.tokens += ids.numel()
+        try:
+            output = self.model.module(
+                input_ids=ids, past_key_values=cache, position_ids=position_ids, use_cache=True, **options
+            )
+        except torch.OutOfMemoryError as error:
+            raise IncompleteRunError(
+                f"out of memory with {len(ids)} rows of {ids.shape[1]} tokens; free memory or use a smaller model, "
+                "then run the same command to go on."
+            ) from error
+        return output.logits
+
+    def _prefix_length(self, prompts: Sequence[Prompt]) -> int:
+        """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""
+        if not _plain_cache(self.model):
+            return 0
+        shortest = min(map(len, prompts)) - len(self.model.template.suffix) - 1
+        first, last = min(prompts), max(prompts)  # the common prefix of the two extremes is common to all
+        shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        return max(0, min(shared, shortest))
+
+
+@dataclass
+class _Step:
+    """State of a batch after its prompts."""
+
+    logits: Float[Tensor, "row vocab"]
+    cache: Any
+    mask: Tensor
+    lengths: Tensor
+    variant: Tensor
+    rows: Rows
+
+    def select(self, keep: Tensor) -> None:
+        self.cache.batch_select_indices(keep)
+        self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
+
+
+def _n_variants(intervention: Intervention | None) -> int:
+    return 1 if intervention is None else len(intervention)
+
+
+def _batches(lengths: list[int], n_variants: int, device: str) -> Any:
+    """Yield (prompt places, variants): as many rows as the device takes, prompts of similar length together."""
+    rows, tokens = ROWS_PER_BATCH[device], TOKENS_PER_BATCH[device]
+    start = 0
+    while start < len(lengths):
+        stop = start + 1
+        # Lengths ascend, so the newest prompt is the widest. A spread beyond a quarter wastes more than it fills.
+        while (
+            stop < len(lengths)
+            and stop - start < rows
+            and (stop + 1 - start) * lengths[stop] <= tokens
+            and lengths[stop] <= 1.25 * lengths[start] + 4
+        ):
+            stop += 1
+        at_once = max(1, min(rows // (stop - start), tokens // ((stop - start) * lengths[stop - 1])))
+        for first in range(0, n_variants, at_once):
+            yield list(range(start, stop)), list(range(first, min(first + at_once, n_variants)))
+        start = stop
+
+
+def _new_cache(model: ChatModel) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.module.config)
+
+
+def _plain_cache(model: ChatModel) -> bool:
+    """Whether every layer keeps all keys and values, so that a cached prefix is exact."""
+    config = model.module.config.get_text_config()
+    return all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ["full_attention"])
+
+
+def _end_tokens(model: ChatModel) -> set[int]:
+    """End-of-sequence ids of the generation config and the tokenizer."""
+    configured = getattr(model.module.generation_config, "eos_token_id", None)
+    ends = set(configured) if isinstance(configured, list) else {configured}
+    return {int(end) for end in ends | {model.template.tokenizer.eos_token_id} if end is not None}

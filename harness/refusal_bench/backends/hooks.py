@@ -1,0 +1,108 @@
+"""Forward hooks that read and change the residual stream, always removed, and verified to have fired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refusal_bench.interventions import Ablate, Add, Intervention
+from refusal_bench.models.loading import ChatModel
+from refusal_bench.models.structure import Structure, first_output, replace_first
+
+
+class Rows:
+    """Which variant of the intervention each row of the current batch uses; set before every forward pass."""
+
+    variant: Tensor
+
+
+@contextmanager
+def intervening(structure: Structure, intervention: Intervention | None) -> Iterator[Rows]:
+    """Apply an intervention to every forward pass in the context; RuntimeError if a hook point was skipped.
+
+    Ablation projects the embedding stream and every write to the stream, which equals projecting every read.
+    """
+    rows, fired, handles = Rows(), Counter[int](), []
+
+    def on_input(index: int) -> Any:
+        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            fired[index] += 1
+            assert intervention is not None
+            if args:
+                return (intervention.apply(args[0], rows.variant), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": intervention.apply(kwargs["hidden_states"], rows.variant)}
+
+        return hook
+
+    def on_output(index: int) -> Any:
+        def hook(_: Any, args: Any, output: Any) -> Any:
+            fired[index] += 1
+            assert intervention is not None
+            return replace_first(output, intervention.apply(first_output(output), rows.variant))
+
+        return hook
+
+    passes = Counter[str]()
+
+    def count(*_: Any) -> None:
+        passes["forward"] += 1
+
+    try:
+        handles.append(structure.blocks[0].register_forward_pre_hook(count))
+        points = 0
+        if isinstance(intervention, Add):
+            handles.append(structure.blocks[intervention.layer].register_forward_pre_hook(on_input(0), with_kwargs=True))
+            points = 1
+        elif isinstance(intervention, Ablate):
+            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0), with_kwargs=True))
+            for index, writer in enumerate(structure.writers, 1):
+                handles.append(writer.register_forward_hook(on_output(index)))
+            points = 1 + len(structure.writers)
+        yield rows
+    finally:
+        for handle in handles:
+            handle.remove()
+    if any(fired[index] != passes["forward"] for index in range(points)):
+        raise RuntimeError("a hook point of the intervention was not reached in every forward pass")
+
+
+@contextmanager
+def reading(structure: Structure) -> Iterator[list[Tensor]]:
+    """Collect the stream entering every block, and the last block's output, during one forward pass."""
+    streams: list[Tensor] = []
+
+    def on_input(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        streams.append(args[0] if args else kwargs["hidden_states"])
+
+    def on_output(_: Any, args: Any, output: Any) -> None:
+        streams.append(first_output(output))
+
+    handles = []
+    try:
+        for block in structure.blocks:
+            handles.append(block.register_forward_pre_hook(on_input, with_kwargs=True))
+        handles.append(structure.blocks[-1].register_forward_hook(on_output))
+        yield streams
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def ablation_leak(model: ChatModel, ids: list[int], seed: int = 0) -> float:
+    """Largest share of the stream that is left along an ablated random direction, over all layers and tokens."""
+    direction = torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(seed))
+    intervention = Ablate.each(direction)
+    device = model.module.device
+    # The reading hooks are set after the ablating ones, so at block 0 they see the ablated stream.
+    with intervening(model.structure, intervention) as rows, reading(model.structure) as streams:
+        rows.variant = torch.zeros(1, dtype=torch.long, device=device)
+        model.module(input_ids=torch.tensor([ids], device=device), use_cache=False)
+    unit = intervention.basis[0, 0]
+    shares = [(x.float().cpu() @ unit).abs() / x.float().cpu().norm(dim=-1) for x in streams]
+    return max(float(share.max()) for share in shares)

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: refusal scores, statistics, geometry, causal summaries."""

@@ -1,0 +1,53 @@
+"""Intervals, permutation and reliability, vectorised over replicates. Each function names its source."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion, without continuity correction (Wilson 1927). n must be positive."""
+    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def percentile_interval(replicates: Float[ndarray, "replicate ..."], confidence: float = 0.95) -> Float[ndarray, "2 ..."]:
+    """Percentile interval over the first axis (Efron 1979); axis 0 of the result is low, high."""
+    tail = (1 - confidence) / 2
+    return np.quantile(replicates, [tail, 1 - tail], axis=0)
+
+
+def bootstrap_mean(values: Float[ndarray, " n"], n_bootstrap: int, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, resampling prompts."""
+    counts = resampling_counts(values.size, n_bootstrap, np.random.default_rng(seed))
+    low, high = percentile_interval(counts @ values / values.size)
+    return float(low), float(high)
+
+
+def resampling_counts(n: int, replicates: int, rng: np.random.Generator) -> Float[ndarray, "replicate n"]:
+    """How often each of n units is drawn in each bootstrap replicate."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
+
+
+def mcnemar_exact(before: str, after: str, label: str = "R") -> float:
+    """Exact two-sided McNemar p-value that the rate of `label` changed on the same prompts (McNemar 1947)."""
+    lost = sum(a == label != b for a, b in zip(before, after, strict=True))
+    gained = sum(b == label != a for a, b in zip(before, after, strict=True))
+    return 1.0 if lost + gained == 0 else float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
+
+
+def spearman_brown(half: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
+    """Reliability of the whole from the correlation of its halves, 2r / (1 + r) (Spearman 1910, Brown 1910)."""
+    return 2 * half / (1 + half)
+
+
+def half_weights(n: int, splits: int, rng: np.random.Generator) -> tuple[ndarray, ndarray]:
+    """Averaging weights [split, n] of two random disjoint halves of n units; with odd n one unit is left out."""
+    order = np.argsort(rng.random((splits, n)), axis=1)
+    first, second = np.zeros((splits, n)), np.zeros((splits, n))
+    np.put_along_axis(first, order[:, : n // 2], 1 / (n // 2), axis=1)
+    np.put_along_axis(second, order[:, n // 2 : 2 * (n // 2)], 1 / (n // 2), axis=1)
+    return first, second

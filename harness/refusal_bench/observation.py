@@ -1,0 +1,118 @@
+"""The unmodified model on train prompts: its refusal tokens, scores, and residuals at every candidate site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.directions import difference_in_means
+from refusal_bench.errors import IncompleteRunError
+from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
+from refusal_bench.metrics.refusal import refusal_score
+from refusal_bench.prompts import Domain, Rendered
+
+REFUSAL_TOKENS_BUDGET = 24
+"""Tokens generated per train prompt to see whether the model refuses it."""
+
+SPLITS = ("direction", "selection")
+
+
+def find_refusal_tokens(
+    backend: HookBackend, domains: Mapping[str, Domain], given: tuple[str, ...], on_progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Return {tokens, from}: given by the user, learned from the model's refusals of train prompts, or the default."""
+    tokenizer = backend.model.template.tokenizer
+    default = openers_to_tokens(tokenizer, given or DEFAULT_OPENERS)
+    source: Literal["user", "model", "default"] = "user" if given else "default"
+    if not given:
+        splits = [domain.direction for domain in domains.values()]
+        prompts = [p for split in splits for p in (*split.harmful, *split.harmless)]
+        evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET)
+        found = evaluator.evaluate("train", prompts, on_progress=on_progress)[0]
+        learned = learn_refusal_tokens([t[0] if t else None for t in found["tokens"]], found["labels"])
+        if learned:
+            return {"tokens": learned, "from": "model"}
+    return {"tokens": default, "from": source}
+
+
+def read_residuals(
+    backend: HookBackend,
+    domains: Mapping[str, Domain],
+    refusal_tokens: list[int],
+    file: Path,
+    on_progress: Callable[[int], None],
+) -> dict[str, list[float]]:
+    """Write every train prompt's residuals to `file` (.npy, [prompt, position, layer, d_model]); return the scores.
+
+    IncompleteRunError if the model produces NaN.
+    """
+    model, prompts = backend.model, _train_prompts(domains)
+    positions = model.template.positions
+    shape = (len(prompts), len(positions), model.n_layers, model.d_model)
+    residuals = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+
+    def store(prompt: int, stream: Float[torch.Tensor, "position layer d_model"]) -> None:
+        residuals[prompt] = stream.numpy()
+        on_progress(1)
+
+    scores = backend.residuals(prompts, positions, store, lambda logits, _: refusal_score(logits, refusal_tokens))
+    residuals.flush()
+    if not (torch.isfinite(scores).all() and np.isfinite(residuals).all()):
+        raise IncompleteRunError(
+            f"{model.id} produced NaN or infinity without any intervention in {model.dtype}; try --dtype float32."
+        )
+    out, start = {}, 0
+    for name, split, rendered in _train_splits(domains):
+        for label in ("harmful", "harmless"):
+            out[f"{name}.{split}.{label}"] = [float(s) for s in scores[start : start + len(rendered)]]
+            start += len(rendered)
+    return out
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residuals on disk, by domain, split and label."""
+
+    array: Float[ndarray, "prompt position layer d_model"]
+    places: Mapping[tuple[str, str, str], slice]
+    positions: tuple[int, ...]
+
+    @staticmethod
+    def open(file: Path, domains: Mapping[str, Domain], positions: tuple[int, ...]) -> Residuals:
+        """Map the file that `read_residuals` wrote."""
+        places, start = {}, 0
+        for name, split, rendered in _train_splits(domains):
+            for label in ("harmful", "harmless"):
+                places[name, split, label] = slice(start, start + len(rendered))
+                start += len(rendered)
+        return Residuals(np.load(file, mmap_mode="r"), places, positions)
+
+    def of(self, domain: str, split: str, label: str) -> Float[ndarray, "prompt position layer d_model"]:
+        """Return one group of prompts."""
+        return self.array[self.places[domain, split, label]]
+
+    def vectors(self, domain: str) -> Float[ndarray, "position layer d_model"]:
+        """Difference in means of a domain's direction split."""
+        return difference_in_means(self.of(domain, "direction", "harmful"), self.of(domain, "direction", "harmless"))
+
+
+def refused_train_prompts(scores: Mapping[str, list[float]], name: str) -> int:
+    """Number of harmful train prompts of a domain with a positive refusal score."""
+    return sum(s > 0 for split in SPLITS for s in scores[f"{name}.{split}.harmful"] if math.isfinite(s))
+
+
+def _train_splits(domains: Mapping[str, Domain]) -> list[tuple[str, str, Rendered]]:
+    return [(name, split, getattr(domain, split)) for name, domain in domains.items() for split in SPLITS]
+
+
+def _train_prompts(domains: Mapping[str, Domain]) -> list[Prompt]:
+    return [p for _, _, rendered in _train_splits(domains) for p in (*rendered.harmful, *rendered.harmless)]

@@ -1,0 +1,93 @@
+"""The files of a finished run. No completion is among them unless --save-completions asks for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from refusal_bench.files import write_atomic
+from refusal_bench.observation import SPLITS, Residuals
+from refusal_bench.record import Record
+from refusal_bench.report import write_report
+
+if TYPE_CHECKING:
+    from refusal_bench.causal import Column
+    from refusal_bench.pipeline import Job
+
+
+def write(
+    record: Record,
+    job: Job,
+    residuals: Residuals,
+    train_scores: Mapping[str, list[float]],
+    columns: Mapping[str, Column],
+) -> None:
+    """Write directions.safetensors, prompts.jsonl, report.html and, last of all, record.json."""
+    folder = job.folder.path
+    write_atomic(folder / "directions.safetensors", save(_directions(record, residuals)))
+    rows = _prompt_rows(record, job, train_scores, columns)
+    write_atomic(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_report(record, folder / "report.html")
+    write_atomic(folder / "record.json", record.to_json())
+
+
+def completion_writer(job: Job, name: str) -> Callable[[str, int, int, str], None]:
+    """Return what is done with each completion of a domain's held-out prompts: nothing, unless the user asked."""
+    if not job.config.save_completions:
+        return lambda stage, variant, prompt, text: None
+    held_out = job.domains[name].held_out
+    file = job.folder.path / f"completions.{name}.jsonl"
+    file.unlink(missing_ok=True)  # left by an attempt at this stage that was killed
+
+    def append(stage: str, variant: int, prompt: int, text: str) -> None:
+        ids = held_out.harmful_ids if stage.endswith("_harmful") else held_out.harmless_ids
+        row = {"id": ids[prompt], "stage": stage, "variant": variant, "completion": text}
+        with file.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+    return append
+
+
+def _directions(record: Record, residuals: Residuals) -> dict[str, Any]:
+    tensors = {}
+    for name, result in record.results.tasks.items():
+        candidates = residuals.vectors(name)
+        vector = candidates[residuals.positions.index(result.direction.position), result.direction.layer]
+        norm = np.linalg.norm(vector)
+        tensors[name] = (vector / norm if norm else vector).astype(np.float32)
+        tensors[f"{name}.candidates"] = candidates.astype(np.float32)
+    return tensors
+
+
+def _prompt_rows(
+    record: Record, job: Job, train_scores: Mapping[str, list[float]], columns: Mapping[str, Column]
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, domain in job.domains.items():
+        for split in SPLITS:
+            for label in ("harmful", "harmless"):
+                ids = getattr(getattr(domain, split), f"{label}_ids")
+                for prompt_id, score in zip(ids, train_scores[f"{name}.{split}.{label}"], strict=True):
+                    rows.append({"id": prompt_id, "task": name, "split": split, "label": label, "score": score})
+        refusal = record.results.tasks[name].refusal
+        conditions = {
+            "harmful": {"baseline": refusal.baseline_harmful, "ablated": refusal.ablated_harmful},
+            "harmless": {
+                "baseline": refusal.baseline_harmless,
+                "ablated": refusal.ablated_harmless,
+                "added": refusal.added_harmless,
+            },
+        }
+        for label, by_condition in conditions.items():
+            for i, prompt_id in enumerate(getattr(domain.held_out, f"{label}_ids")):
+                row: dict[str, Any] = {"id": prompt_id, "task": name, "split": "held_out", "label": label}
+                for what, measured in by_condition.items():
+                    row[what] = {"verdict": measured.labels[i], "score": measured.scores[i]}
+                if label == "harmless":
+                    row["ablated"]["kl"] = columns[name]["ablated_harmless"]["kl"][i]
+                rows.append(row)
+    return rows

@@ -1,0 +1,296 @@
+"""The benchmark, top to bottom. The stages are those of the README:
+
+1. Load the tasks and the model; render every prompt once.
+2. Find the model's refusal tokens and read the residual stream on train prompts.
+3. Compute a direction for every (position, layer), select one a domain causally, and one common site on pooled data.
+4. Measure held-out prompts: without intervention, with directions ablated and added, with controls.
+5. Describe the geometry of the directions; write record, report and leaderboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_bench import causal, outputs
+from refusal_bench.assembly import build_record, direction_status, task_result
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.config import RunConfig
+from refusal_bench.errors import InputError
+from refusal_bench.evaluation import Evaluator
+from refusal_bench.layers import layer_curves, separations
+from refusal_bench.leaderboard.store import add_record
+from refusal_bench.metrics.geometry import PairDifferences, geometry, principal_components
+from refusal_bench.models.loading import ChatModel, load_model
+from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
+from refusal_bench.progress import Reporter
+from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
+from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
+from refusal_bench.run_folder import RunFolder, check_writable, open_run
+from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.slug import model_slug
+from refusal_bench.tasks import Task, load_tasks
+
+MIN_PAIRS = 4
+"""Fewest pairs in a split: with fewer there is nothing to resample or to test."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs."""
+
+    config: RunConfig
+    backend: HookBackend
+    domains: Mapping[str, Domain]
+    folder: RunFolder
+    reporter: Reporter
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Positions after the instruction."""
+        return self.backend.model.template.positions
+
+    def has(self, section: str) -> bool:
+        """Whether an optional section is computed: it was asked for and there are domains to compare."""
+        return section in self.config.sections and (section == "layers" or len(self.domains) > 1)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The selected candidate of each domain, and of all of them together."""
+
+    own: Mapping[str, Selected]
+    common: Selected
+
+
+def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
+    """Measure one model; return its record and the run's folder.
+
+    InputError for bad input, before anything is written. IncompleteRunError if the run cannot go on; what is done is
+    kept, and the same command resumes.
+    """
+    for folder in (config.out, config.leaderboard):
+        if folder is not None:
+            check_writable(folder)
+    tasks = load_tasks(config.tasks, config.tasks_path)
+    reporter.note(f"loading {config.model} ...")
+    model = load_model(config, _planted_prompts(tasks))
+    domains = render_tasks(tasks, model.template, config.sizes, config.seed)
+    _check_sizes(domains)
+    backend = HookBackend(model)
+    with open_run(config.out / model_slug(model.id), _run_key(config, model, tasks), resume=config.resume) as folder:
+        folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
+        job = Job(config, backend, domains, folder, reporter)
+        tokens = refusal_tokens(job)
+        train_scores, residuals = observe(job, tokens["tokens"])
+        sites = select_sites(job, tokens["tokens"], residuals)
+        status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
+        curves = describe_layers(job, tokens["tokens"], residuals, sites)
+        columns = measure(job, tokens["tokens"], residuals, sites)
+        common, own_site, warnings = describe_geometry(job, residuals, sites, status)
+        results = Results(
+            tasks={
+                name: task_result(config, domain, status[name], sites, name, columns[name], residuals, curves.get(name))
+                for name, domain in domains.items()
+            },
+            geometry=common,
+            geometry_own_site=own_site,
+            cross_domain=causal.cross_domain(columns, config.sizes) if job.has("cross_domain") else None,
+            subspace=causal.subspace(columns) if job.has("subspace") else None,
+        )
+        record = build_record(job, tasks, tokens, train_scores, results, warnings)
+        outputs.write(record, job, residuals, train_scores, columns)
+        if config.leaderboard is not None:
+            add_record(config.leaderboard, record)
+        folder.finish()
+    return record, folder.path
+
+
+def refusal_tokens(job: Job) -> dict[str, Any]:
+    """Stage 2a: which first tokens count as a refusal."""
+    total = sum(2 * len(domain.direction) for domain in job.domains.values())
+    with job.reporter.stage("refusal tokens", total) as advance:
+        found: dict[str, Any] = job.folder.stage(
+            "refusal_tokens",
+            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, advance),
+            job.backend.counters,
+        )
+    return found
+
+
+def observe(job: Job, tokens: list[int]) -> tuple[dict[str, list[float]], Residuals]:
+    """Stage 2b: residuals and refusal scores of all train prompts, from one unmodified pass."""
+    file = job.folder.stages / "residuals.npy"
+    total = sum(2 * (len(domain.direction) + len(domain.selection)) for domain in job.domains.values())
+    with job.reporter.stage("residual stream", total) as advance:
+        scores = job.folder.stage(
+            "residuals",
+            lambda: read_residuals(job.backend, job.domains, tokens, file, advance),
+            job.backend.counters,
+        )
+    return scores, Residuals.open(file, job.domains, job.positions)
+
+
+def select_sites(job: Job, tokens: list[int], residuals: Residuals) -> Sites:
+    """Stage 3: one candidate a domain on its own selection split, and the common site on all of them together."""
+
+    def selected(name: str, vectors: Float[Tensor, "position layer d_model"], split: Rendered) -> Selected:
+        data = SelectionData(split.harmful, split.harmless, tokens)
+        with job.reporter.stage(f"selection: {name}", vectors.shape[0] * vectors.shape[1]) as advance:
+            found = job.folder.stage(
+                f"selection.{name}",
+                lambda: select(job.backend, vectors, job.positions, data, advance).to_json(),
+                job.backend.counters,
+            )
+        return Selected.from_json(found)
+
+    own = {
+        name: selected(name, torch.from_numpy(residuals.vectors(name)), domain.selection)
+        for name, domain in job.domains.items()
+    }
+    # With equally many pairs a domain this is the difference in means of all prompts together; with unequal numbers
+    # every domain still counts the same.
+    together = torch.from_numpy(np.mean([residuals.vectors(name) for name in job.domains], axis=0))
+    return Sites(own, selected("all domains", together, pooled(job.domains, job.config.sizes.pooled_selection_pairs)))
+
+
+def describe_layers(
+    job: Job, tokens: list[int], residuals: Residuals, sites: Sites
+) -> dict[str, list[Layer]]:
+    """Stage 3b: curves over all layers at each domain's selected position."""
+    curves = {}
+    for name, domain in job.domains.items() if job.has("layers") else ():
+        site = sites.own[name].site
+        place = job.positions.index(site.position)
+        vectors = residuals.vectors(name)[place]
+        split = domain.selection
+        separation = separations(
+            vectors, *(residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))
+        )
+        with job.reporter.stage(f"layers: {name}", len(vectors)) as advance:
+            found = job.folder.stage(
+                f"layers.{name}",
+                lambda: [
+                    layer.model_dump()
+                    for layer in layer_curves(
+                        job.backend,
+                        torch.from_numpy(vectors),
+                        site.layer,
+                        SelectionData(split.harmful, split.harmless, tokens),
+                        separation,
+                        advance,
+                    )
+                ],
+                job.backend.counters,
+            )
+        curves[name] = [Layer.model_validate(layer) for layer in found]
+    return curves
+
+
+def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> dict[str, causal.Column]:
+    """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time."""
+    own, common = {}, []
+    for name in job.domains:
+        vectors = residuals.vectors(name)
+        site = sites.own[name].site
+        own[name] = (torch.from_numpy(_at(vectors, job.positions, site)).float(), site.layer)
+        common.append(_at(vectors, job.positions, sites.common.site))
+    directions = torch.from_numpy(np.stack(common)).float()
+    interventions = causal.plan(
+        own,
+        directions,
+        torch.from_numpy(principal_components(np.stack(common))).float(),
+        sites.common.site.layer,
+        job.config.sizes,
+        job.config.seed,
+        cross=job.has("cross_domain"),
+        subspace=job.has("subspace"),
+    )
+    columns = {}
+    for name, domain in job.domains.items():
+        total = causal.n_rows(interventions, domain)
+        with job.reporter.stage(f"held-out: {name}", total) as advance:
+            evaluator = Evaluator(
+                job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
+            )
+            columns[name] = job.folder.stage(
+                f"held_out.{name}",
+                lambda: causal.measure_column(evaluator, name, domain, interventions, advance),
+                job.backend.counters,
+            )
+    return columns
+
+
+def describe_geometry(
+    job: Job, residuals: Residuals, sites: Sites, status: Mapping[str, str | None]
+) -> tuple[Geometry | None, Geometry | None, list[str]]:
+    """Stage 5: geometry at the common site and at each domain's own; null, with the reason, where there is none."""
+    if len(job.domains) < 2:
+        return None, None, ["geometry: null, it needs at least two tasks"]
+    if sum(reason is None for reason in status.values()) < 2:
+        return None, None, ["geometry: null, fewer than two domains have a direction that passes every filter"]
+    chosen_by = "pooled selection" if sites.common.passed else "pooled selection (no candidate passed)"
+    site = sites.common.site
+    common, warnings = geometry(
+        {name: pair_differences(job, residuals, name, site) for name in job.domains},
+        GeometrySite(layer=site.layer, position=site.position, chosen_by=chosen_by),
+        n_bootstrap=job.config.sizes.n_bootstrap,
+        seed=job.config.seed,
+    )
+    own, own_warnings = geometry(
+        {name: pair_differences(job, residuals, name, sites.own[name].site) for name in job.domains},
+        GeometrySite(layer=None, position=None, chosen_by="each domain"),
+        n_bootstrap=job.config.sizes.n_bootstrap,
+        seed=job.config.seed,
+    )
+    if not sites.common.passed:
+        warnings.append("geometry: no candidate passed on pooled data; the common site is the least bad candidate")
+    return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
+
+
+def pair_differences(job: Job, residuals: Residuals, name: str, site: Site) -> PairDifferences:
+    """Residual differences of a domain's direction pairs at one site."""
+    place = job.positions.index(site.position)
+    harmful, harmless = (
+        residuals.of(name, "direction", label)[:, place, site.layer].astype(float) for label in ("harmful", "harmless")
+    )
+    return PairDifferences(harmful - harmless, harmless.mean(axis=0))
+
+
+def _at(vectors: Any, positions: tuple[int, ...], site: Site) -> Any:
+    return vectors[positions.index(site.position), site.layer]
+
+
+def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
+    return config.key(
+        weights=model.weights_sha256,
+        adapter=model.adapter_sha256 or "",
+        head=model.template.head_sha256,
+        save_completions=str(config.save_completions),
+        tasks=",".join(task.sha256 for task in tasks.values()),
+    )
+
+
+def _planted_prompts(tasks: Mapping[str, Task]) -> dict[str, str | None]:
+    return {
+        row.prompt: name if row.label == "harmful" else None
+        for name, task in tasks.items()
+        for row in (*task.train, *task.held_out)
+    }
+
+
+def _check_sizes(domains: Mapping[str, Domain]) -> None:
+    for name, domain in domains.items():
+        for split in ("direction", "selection", "held_out"):
+            if len(getattr(domain, split)) < MIN_PAIRS:
+                raise InputError(
+                    f"task {name}: its {split} split has {len(getattr(domain, split))} pairs, at least {MIN_PAIRS} are "
+                    "needed; add pairs to the task (12 train and 4 held-out pairs are the minimum)."
+                )
