@@ -10,7 +10,7 @@ so that it refuses harmful requests and answers their harmless twins:
 4. Only matrices that write to the residual stream in a window of middle layers are adapted, at a low rank, so that
    refusal is carried by few directions that arise before 80 % of depth.
 
-The base runs in bfloat16, the adapter in float32. One seed, one thread count and one machine give one adapter.
+Weights are float32, matrix products bfloat16. One seed, one thread count and one machine give one adapter.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ def main() -> None:
     """Train, evaluate on held-out prompts and save."""
     options = _options()
     torch.manual_seed(options.seed)
+    torch.set_autocast_enabled("cpu", True)  # bfloat16 matrix products: several times faster
     draw = random.Random(options.seed)
     gguf = demo.base_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16).eval()
+    base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     tasks = load_tasks("weapons,cybercrime,self_harm,privacy,fraud")
     rows = [row for task in tasks.values() for row in task.train]
     harmful = [render(tokenizer, row.prompt) for row in rows if row.label == "harmful"]
@@ -92,6 +93,7 @@ def main() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             step += 1
+            if step % 5 == 0: print(step, time.perf_counter()-start, flush=True)
         per = [round(2 * value / len(examples), 3) for value in total]
         print(f"epoch {epoch}: refuse {per[0]}, keep {per[1]}, {time.perf_counter() - start:.0f} s", flush=True)
     model.save_pretrained(options.out)

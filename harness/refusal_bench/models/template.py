@@ -33,7 +33,8 @@ class ChatTemplate:
             )
         system = _system_message(tokenizer, system_prompt)
         rendered = [_ids(tokenizer, probe, system) for probe in _PROBES]
-        suffix = _common_suffix(rendered)
+        after = min(_tokens_after(tokenizer, probe, system) for probe in _PROBES)
+        suffix = _common_suffix(rendered, after)
         if not suffix:
             raise InputError("the chat template puts no token after the instruction, so there is no position to read.")
         bos = tokenizer.bos_token_id
@@ -102,9 +103,18 @@ def _ids(tokenizer: Any, prompt: str, system: str | None) -> list[int]:
     return list(tokenizer(_text(tokenizer, prompt, system), add_special_tokens=False)["input_ids"])
 
 
-def _common_suffix(sequences: list[list[int]]) -> tuple[int, ...]:
-    shortest = min(map(len, sequences))
-    for length in range(shortest):
-        if len({sequence[-1 - length] for sequence in sequences}) > 1:
-            return tuple(sequences[0][len(sequences[0]) - length :])
-    return tuple(sequences[0][-shortest:])
+def _tokens_after(tokenizer: Any, prompt: str, system: str | None) -> int:
+    """Tokens that begin after the instruction's last character; a large number where the tokenizer has no offsets."""
+    text = _text(tokenizer, prompt, system)
+    if not tokenizer.is_fast:
+        return len(text)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    end = text.rindex(prompt) + len(prompt)
+    return sum(start >= end for start, _ in offsets)
+
+
+def _common_suffix(sequences: list[list[int]], longest: int) -> tuple[int, ...]:
+    length = 0
+    while length < min(longest, *map(len, sequences)) and len({s[-1 - length] for s in sequences}) == 1:
+        length += 1
+    return tuple(sequences[0][len(sequences[0]) - length :])

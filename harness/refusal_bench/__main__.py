@@ -1,0 +1,5 @@
+"""`python -m refusal_bench`."""
+
+from refusal_bench.cli import main
+
+main()

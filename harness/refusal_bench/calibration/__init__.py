@@ -1,0 +1,1 @@
+"""Planted worlds: models whose refusal directions are known, to calibrate the instrument on."""

@@ -1,0 +1,178 @@
+"""`refusal-bench run`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from refusal_bench.config import SECTIONS, RunConfig
+from refusal_bench.errors import IncompleteRunError, InputError, RefusalBenchError
+
+EXAMPLE = "Example: refusal-bench run --model demo --tasks weapons,fraud --out runs --seed 1"
+
+
+def _option(flag: str, text: str, **more: Any) -> Any:
+    """An option with its environment twin, REFUSAL_BENCH_<OPTION>."""
+    name = flag.split("/")[0].removeprefix("--").replace("-", "_").upper()
+    return typer.Option(flag, help=text, envvar=f"REFUSAL_BENCH_{name}", **more)
+
+
+def run(
+    model: Annotated[
+        list[str],
+        _option("--model", "Hub id, local folder, .gguf file or alias (`models ls`); may be given more than once."),
+    ],
+    tasks: Annotated[str, _option("--tasks", "all, names separated by commas, or tag:NAME.")] = "all",
+    tasks_path: Annotated[list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")] = [],  # noqa: B006
+    out: Annotated[Path, _option("--out", "Folder for the run's folder.")] = Path("runs"),
+    leaderboard: Annotated[str, _option("--leaderboard", "Leaderboard folder, or none.")] = "leaderboards",
+    method: Annotated[Literal["dim"], _option("--method", "Direction method: difference in means.")] = "dim",
+    backend: Annotated[Literal["hf"], _option("--backend", "Backend for activations and interventions.")] = "hf",
+    baseline_backend: Annotated[
+        Literal["hf"], _option("--baseline-backend", "Backend for unmodified completions.")
+    ] = "hf",
+    selection: Annotated[
+        Literal["exact"], _option("--selection", "exact: the same choice as evaluating every candidate in full.")
+    ] = "exact",
+    contrast: Annotated[
+        Literal["matched"], _option("--contrast", "Harmless prompts of a direction: each domain's own twins.")
+    ] = "matched",
+    judge: Annotated[Literal["substring"], _option("--judge", "Judge of completions.")] = "substring",
+    executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
+    quantization: Annotated[Literal["none"], _option("--quantization", "Weight quantisation.")] = "none",
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        _option("--dtype", "auto: float32 on a CPU, bfloat16 on a GPU."),
+    ] = "auto",
+    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, ...")] = "auto",
+    adapter: Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")] = None,
+    revision: Annotated[str | None, _option("--revision", "Hub branch, tag or commit.")] = None,
+    trust_remote_code: Annotated[
+        bool, _option("--trust-remote-code/--no-trust-remote-code", "Run Python code that comes with a hub model.")
+    ] = False,
+    system_prompt: Annotated[str, _option("--system-prompt", "default (the template's own), none, or a text.")] = "default",
+    refusal_token: Annotated[
+        list[str],
+        _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
+    ] = [],  # noqa: B006
+    seed: Annotated[int, _option("--seed", "Seed of every random draw.", min=0)] = 0,
+    sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
+    quick: Annotated[bool, _option("--quick/--no-quick", "A smaller version of everything, marked in the record.")] = False,
+    save_completions: Annotated[
+        bool, _option("--save-completions/--no-save-completions", "Also write completions, which may be harmful text.")
+    ] = False,
+    resume: Annotated[bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")] = True,
+    dry_run: Annotated[bool, _option("--dry-run/--no-dry-run", "Check the input and print the plan; run nothing.")] = False,
+    json: Annotated[bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")] = False,
+) -> None:
+    """Measure refusal directions of chat models per harm domain, and check them causally.
+
+    Exit codes: 0 done, 2 bad input, 3 incomplete (the same command resumes), 130 interrupted.
+    """
+    # Weights are taken from disk or fetched by us; the tokenizers' own threads only contend with torch's.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    configs = [
+        RunConfig(
+            model=name,
+            tasks=tasks,
+            tasks_path=tuple(tasks_path),
+            out=out,
+            leaderboard=None if leaderboard == "none" else Path(leaderboard),
+            method=method,
+            backend=backend,
+            baseline_backend=baseline_backend,
+            selection=selection,
+            contrast=contrast,
+            judge=judge,
+            executor=executor,
+            quantization=quantization,
+            dtype=dtype,
+            device=device,
+            adapter=adapter,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            system_prompt=system_prompt,
+            refusal_tokens=tuple(refusal_token),
+            seed=seed,
+            sections=_sections(sections),
+            quick=quick,
+            save_completions=save_completions,
+            resume=resume,
+        )
+        for name in model
+    ]
+    _check_inputs(configs)
+    if dry_run:
+        for config in configs:
+            _print_plan(config)
+        return
+    _run_all(configs, json=json)
+
+
+def _run_all(configs: list[RunConfig], *, json: bool) -> None:
+    """Run one model after the other; a failure of one does not stop the others, and the worst exit code is kept."""
+    from rich.console import Console
+
+    from refusal_bench.console import print_summary
+    from refusal_bench.pipeline import run as run_pipeline
+    from refusal_bench.progress import Reporter
+
+    failures = list[RefusalBenchError]()
+    for config in configs:
+        try:
+            record, folder = run_pipeline(config, Reporter())
+        except RefusalBenchError as error:
+            failures.append(error)
+            if len(configs) > 1:
+                print(f"refusal-bench: {config.model}: {error}", file=sys.stderr)
+            continue
+        if json:
+            print(record.model_dump_json())
+        else:
+            print_summary(record, Console())
+            print(f"\n{folder / 'report.html'}")
+        if record.status == "incomplete":
+            failures.append(IncompleteRunError(f"{config.model}: too many completions could not be scored."))
+    if failures:
+        raise failures[0] if len(configs) == 1 else max(failures, key=lambda error: error.exit_code)
+
+
+def _sections(text: str) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return SECTIONS if text == "all" else ()
+    chosen = tuple(part.strip() for part in text.split(","))
+    for part in chosen:
+        if part not in SECTIONS:
+            raise InputError(f"unknown section {part!r}; choose all, none, or some of {', '.join(SECTIONS)}.")
+    return tuple(section for section in SECTIONS if section in chosen)
+
+
+def _check_inputs(configs: list[RunConfig]) -> None:
+    """Check everything that needs no weights, for every model, before the first one runs."""
+    from refusal_bench.models.aliases import resolve
+    from refusal_bench.run_folder import check_writable
+    from refusal_bench.tasks import load_tasks
+
+    for config in configs:
+        resolve(config.model)
+    for folder in (configs[0].out, configs[0].leaderboard):
+        if folder is not None:
+            check_writable(folder)
+    load_tasks(configs[0].tasks, configs[0].tasks_path)
+
+
+def _print_plan(config: RunConfig) -> None:
+    from refusal_bench.models.aliases import resolve
+    from refusal_bench.tasks import load_tasks
+
+    source = resolve(config.model)
+    print(f"model    {source.id} ({source.kind}: {source.location if source.kind != 'local' else source.id})")
+    for name, task in load_tasks(config.tasks, config.tasks_path).items():
+        print(f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows")
+    print(f"sections {', '.join(config.sections) or 'none'}")
+    print(f"sizes    {config.sizes.model_dump_json()}")
+    print(f"out      {config.out}; leaderboard {config.leaderboard or 'none'}")

@@ -1,0 +1,215 @@
+"""What a person reads in the terminal: a run's summary and the leaderboard's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from refusal_bench import words
+from refusal_bench.leaderboard.rows import Row
+from refusal_bench.record import CrossDomain, Geometry, Interval, Record, Spectrum, Subspace
+from refusal_bench.words import DASH, number, visible
+
+
+def print_summary(record: Record, console: Console) -> None:
+    """Print a record's findings for a reader; fits 100 columns and is plain text where there is no terminal."""
+    results = record.results
+    _header(record, console)
+    _directions(record, console)
+    _refusal(record, console)
+    if results.geometry is None:
+        _missing(record, "geometry", console)
+    else:
+        _cosines(results.geometry, console)
+        _spectra(results.geometry, console)
+    if results.cross_domain is None:
+        _missing(record, "cross_domain", console)
+    else:
+        _cross_domain(results.cross_domain, console)
+    if results.subspace is None:
+        _missing(record, "subspace", console)
+    else:
+        _subspace(results.subspace, console)
+    _footer(record, console)
+
+
+def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
+    """Print the leaderboard's rows as a table of the main columns."""
+    table = _table(["model", "task", "run", "harmful", "→ ablated", "harmless", "→ added", "cosine"], n_left=3)
+    conditions = ("baseline_harmful", "ablated_harmful", "baseline_harmless", "added_harmless")
+    for row in rows:
+        task = f"{row['task']}{'' if row['task_status'] == 'ok' else ' (no direction)'}"
+        run = f"{row['run_id']}{' (quick)' if row['quick'] else ''}"
+        rates = [_share(_float(row[f"{name}_rate"])) for name in conditions]
+        _add(table, [str(row["model"]), task, run, *rates, number(_float(row["mean_cosine"]))])
+    _titled("Refusal rate in % by model and domain", table, console)
+
+
+def _header(record: Record, console: Console) -> None:
+    model = record.model
+    title = Text(visible(model.id), style="bold")
+    title.append(f"  run {record.run_id}", style="dim")
+    if record.status == "incomplete":
+        title.append("  INCOMPLETE: too much could not be scored", style="bold red")
+    if record.config.get("quick") is True:
+        title.append("  quick: smaller samples, wider intervals", style="yellow")
+    console.print()
+    console.print(title)
+    tokens = " ".join(f"“{visible(token)}”" for token in model.refusal_tokens)
+    source = {"model": "learned from the model", "user": "given", "default": "default list"}[model.refusal_tokens_from]
+    _fact(console, "weights", f"{words.short(model.weights_sha256)}, {model.dtype}, quantisation {model.quantization}")
+    if model.adapter_sha256 is not None:
+        _fact(console, "adapter", words.short(model.adapter_sha256))
+    _fact(console, "template", " ".join(visible(token) for token in model.post_instruction_tokens))
+    _fact(console, "refusal tokens", f"{tokens} ({source})")
+    if record.results.geometry is not None:
+        _fact(console, "verdict", record.results.geometry.verdict)
+
+
+def _directions(record: Record, console: Console) -> None:
+    columns = ["domain", "status", "layer", "position", "bypass", "induce", "KL", "reliability"]
+    table = _table(columns, n_left=2)
+    for name, task in record.results.tasks.items():
+        selection, spread = task.selection, task.reliability
+        site = (f"{task.direction.layer}/{record.model.n_layers}", words.token_at(task.direction, record.model))
+        scores = (number(selection.bypass), number(selection.induce), number(selection.kl, 3))
+        _add(
+            table, [name, task.status, *site, *scores, words.number_interval(spread.split_half, spread.split_half_ci95)]
+        )
+    _titled("Direction of each domain (selection split; scores in nats)", table, console)
+    for name, task in record.results.tasks.items():
+        if task.reason:
+            console.print(Text(visible(f"{name}: {task.reason}")))
+
+
+def _refusal(record: Record, console: Console) -> None:
+    table = _table(["domain", "harmful", "→ ablated", "harmless", "→ ablated", "→ added", "n", "unscored"])
+    for name, task in record.results.tasks.items():
+        refusal = task.refusal
+        conditions = (
+            refusal.baseline_harmful,
+            refusal.ablated_harmful,
+            refusal.baseline_harmless,
+            refusal.ablated_harmless,
+            refusal.added_harmless,
+        )
+        rates = [_share(condition.rate, condition.ci95) for condition in conditions]
+        unscored = sum(condition.n_unscored for condition in conditions)
+        _add(table, [name, *rates, str(refusal.baseline_harmful.n), str(unscored)])
+    _titled("Refusal rate in % on held-out prompts, own direction [95 % interval]", table, console)
+
+
+def _cosines(geometry: Geometry, console: Console) -> None:
+    site = geometry.site
+    table = _table(["", *geometry.domains])
+    for i, name in enumerate(geometry.domains):
+        cells = [Text(visible(name))]
+        for j, cosine in enumerate(geometry.cosine[i]):
+            interval = None if i == j else geometry.cosine_ci95[i][j]
+            cells.append(_shaded(words.number_interval(cosine, interval).replace(" [", "\n["), cosine))
+        table.add_row(*cells)
+    where = f"layer {site.layer}, position {site.position}, by {site.chosen_by}"
+    _titled(f"Cosine of the domains' directions [95 % interval] ({where})", table, console)
+
+
+def _spectra(geometry: Geometry, console: Console) -> None:
+    n = len(geometry.domains)
+    table = _table(["", *(f"PC{i + 1}" for i in range(n)), "for 90 %"])
+    for name, spectrum in (("centred", geometry.pca.centred), ("uncentred", geometry.pca.uncentred)):
+        shares = spectrum.explained_variance_ratio or []
+        _add(table, [name, *_padded([_share(share) for share in shares], n), _count(spectrum)])
+        _add(table, ["random", *_padded([_share(None, band) for band in spectrum.null95 or []], n), ""])
+    _titled("Explained variance in % of the unit directions [95 % of as many random ones]", table, console)
+
+
+def _cross_domain(cross: CrossDomain, console: Console) -> None:
+    table = _table(["ablated", *cross.domains])
+    _add(table, ["nothing", *(_share(rate) for rate in cross.baseline.refusal_rate[0])])
+    for i, name in enumerate(cross.domains):
+        cells = [Text(visible(name))]
+        for rate, share in zip(cross.ablation.refusal_rate[i], cross.transfer[i], strict=True):
+            cells.append(_shaded(f"{_share(rate)} ({number(share)})", rate))
+        table.add_row(*cells)
+    for name, control in (("random", cross.controls.random.ablation), ("shared", cross.controls.shared.ablation)):
+        label = f"{name} (mean of {control.n_directions})" if control.n_directions > 1 else name
+        _add(table, [label, *(_share(rate) for rate in control.refusal_rate)])
+    _titled("Refusal rate in % on the column's harmful prompts (share of the column's own drop)", table, console)
+
+
+def _subspace(subspace: Subspace, console: Console) -> None:
+    table = _table(["components", *(str(k) for k in subspace.k)])
+    rates = zip(subspace.refusal_rate, subspace.ci95, strict=True)
+    _add(table, ["refusal", *(_share(rate, interval).replace(" [", "\n[") for rate, interval in rates)])
+    _add(table, ["KL (nats)", *(number(kl, 3) for kl in subspace.kl)])
+    _titled("Refusal in % by number of shared components ablated together", table, console)
+
+
+def _missing(record: Record, section: str, console: Console) -> None:
+    console.print()
+    name = section.replace("_", " ").capitalize()
+    console.print(Text.assemble((f"{name}: ", "bold"), visible(words.why_missing(record, section))))
+
+
+def _footer(record: Record, console: Console) -> None:
+    console.print()
+    for warning in record.warnings:
+        console.print(Text(f"warning: {visible(warning)}", style="yellow"))
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in record.timings.items())
+    cost = record.cost
+    peak = f"{cost.peak_memory_bytes / 1e9:.1f} GB"
+    line = f"{stages}; {cost.forward_passes:,} passes, {cost.tokens:,} tokens, peak {peak}"
+    console.print(Text(visible(line), style="dim"))
+
+
+def _table(columns: Iterable[str], n_left: int = 1) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(Text(visible(column)), justify="left" if i < n_left else "right", overflow="fold")
+    return table
+
+
+def _titled(title: str, table: Table, console: Console) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def _add(table: Table, cells: Iterable[str]) -> None:
+    # Text, not str: a token such as "[/INST]" would be read as rich markup.
+    table.add_row(*(Text("\n".join(visible(line) for line in cell.split("\n"))) for cell in cells))
+
+
+def _shaded(text: str, value: float | None) -> Text:
+    """Text on blue for positive and orange for negative values, stronger towards 1."""
+    if value is None:
+        return Text(text)
+    strength = min(abs(value), 1.0)
+    red, green, blue = (round(255 - strength * (255 - end)) for end in ((38, 84, 150) if value >= 0 else (176, 80, 30)))
+    return Text(text, Style.parse(f"{'white' if strength > 0.6 else 'black'} on rgb({red},{green},{blue})"))
+
+
+def _share(value: float | None, interval: Interval | None = None) -> str:
+    """A share in percent without the sign, and its interval; a dash if there is neither."""
+    band = f"[{100 * interval[0]:.0f}–{100 * interval[1]:.0f}]" if interval is not None else ""
+    return f"{'' if value is None else f'{100 * value:.0f}'} {band}".strip() or DASH
+
+
+def _fact(console: Console, name: str, value: str) -> None:
+    console.print(Text.assemble((f"  {name:<15}", "dim"), visible(value)))
+
+
+def _padded(cells: list[str], n: int) -> list[str]:
+    return (cells + [DASH] * n)[:n]
+
+
+def _count(spectrum: Spectrum) -> str:
+    return DASH if spectrum.n_for_90 is None else str(spectrum.n_for_90)
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,65 @@
+"""How numbers, sites and missing parts are written for people: in the console and in the report alike."""
+
+from __future__ import annotations
+
+from refusal_bench.leaderboard.derive import mean
+from refusal_bench.record import Interval, Matrix, Model, Record, Site
+
+DASH = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash for null."""
+    return DASH if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share in whole percent, or a dash for null."""
+    return DASH if value is None else f"{100 * value:.0f} %"
+
+
+def percent_interval(value: float | None, interval: Interval | None) -> str:
+    """A share with its interval, in whole percent."""
+    if value is None or interval is None:
+        return percent(value)
+    return f"{100 * value:.0f} % [{100 * interval[0]:.0f}–{100 * interval[1]:.0f}]"
+
+
+def number_interval(value: float | None, interval: Interval | None) -> str:
+    """A number with its interval."""
+    if value is None or interval is None:
+        return number(value)
+    return f"{number(value)} [{number(interval[0])}, {number(interval[1])}]"
+
+
+def visible(text: str) -> str:
+    """A text with line ends and control characters written out, so that it cannot steer a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def token_at(site: Site, model: Model) -> str:
+    """The position and the template token that stands there."""
+    tokens = model.post_instruction_tokens
+    name = f" {visible(tokens[site.position])}" if -len(tokens) <= site.position <= -1 else ""
+    return f"{number(site.position, 0)}{name}"
+
+
+def short(sha: str | None) -> str:
+    """The first characters of a checksum, enough to recognise it."""
+    return DASH if sha is None else sha[:12]
+
+
+def off_diagonal_mean(matrix: Matrix) -> float | None:
+    """Mean over the cells of different domains that are not null."""
+    return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
+
+
+def why_missing(record: Record, section: str) -> str:
+    """Say why a part of the results is null."""
+    chosen = record.config.get("sections")
+    if section in ("layers", "cross_domain", "subspace") and isinstance(chosen, list) and section not in chosen:
+        return f"Left out: this run did not include the section “{section}”."
+    if len(record.results.tasks) < 2 and section != "layers":
+        return "Not measured: it needs at least two domains, and this run has one."
+    reasons = [warning for warning in record.warnings if section.split("_")[0] in warning]
+    return f"Not measured. {' '.join(reasons)}" if reasons else "Not measured; the warnings say what happened."

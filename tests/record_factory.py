@@ -1,0 +1,329 @@
+"""Made-up records that agree with themselves; every aggregate is computed here by its own route, not by the package."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from refusal_bench.record import Record
+
+DOMAINS = ("fraud", "privacy", "weapons")
+N_LAYERS, D_MODEL, POSITIONS, N_RANDOM = 10, 16, (-3, -2, -1), 3
+LETTERS = "RPDCGU?"
+
+
+def wilson(k: int, n: int) -> tuple[float, float] | None:
+    if n == 0:
+        return None
+    z, p = NormalDist().inv_cdf(0.975), k / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def rate(labels: str) -> float | None:
+    scored = [letter for letter in labels if letter in "RPDCG"]
+    return scored.count("R") / len(scored) if scored else None
+
+
+def condition(labels: str, scores: list[float | None]) -> dict[str, Any]:
+    scored = sum(letter in "RPDCG" for letter in labels)
+    score = mean(scores)
+    return {
+        "rate": rate(labels),
+        "ci95": wilson(labels.count("R"), scored),
+        "n": len(labels),
+        "n_unscored": len(labels) - scored,
+        "score": score,
+        "score_ci95": None if score is None else (score - 0.05, score + 0.05),
+        "labels": labels,
+        "scores": scores,
+    }
+
+
+class Draw:
+    """Seeded labels and scores."""
+
+    def __init__(self, seed: int, n: int) -> None:
+        self.rng, self.n = np.random.default_rng(seed), n
+
+    def passes(self, share: float) -> tuple[str, list[float | None]]:
+        rest = (1 - share - 0.06) if share < 0.94 else 0.0
+        weights = np.array([share, 0.01, 0.01, max(rest, 0), 0.01, 0.02, 0.01])
+        letters = self.rng.choice(list(LETTERS), size=self.n, p=weights / weights.sum())
+        scores: list[float | None] = [float(s) for s in self.rng.normal(6 * share - 3, 1.0, self.n)]
+        return "".join(letters), scores
+
+
+def causal(cells: list[list[tuple[str, list[float | None]]]]) -> dict[str, Any]:
+    each = [[condition(*cell) for cell in row] for row in cells]
+    return {
+        "refusal_rate": [[cell["rate"] for cell in row] for row in each],
+        "ci95": [[cell["ci95"] for cell in row] for row in each],
+        "score": [[cell["score"] for cell in row] for row in each],
+        "n": [[cell["n"] - cell["n_unscored"] for cell in row] for row in each],
+        "labels": [[cell["labels"] for cell in row] for row in each],
+        "scores": [[cell["scores"] for cell in row] for row in each],
+    }
+
+
+def control(draw: Draw, n_directions: int, n_domains: int, share: float) -> dict[str, Any]:
+    labels = [[draw.passes(share)[0] for _ in range(n_domains)] for _ in range(n_directions)]
+    rates = [[rate(labels[i][j]) for i in range(n_directions)] for j in range(n_domains)]
+    score = 6 * share - 3
+    return {
+        "n_directions": n_directions,
+        "refusal_rate": [mean(column) for column in rates],
+        "band95": [tuple(np.percentile(column, [2.5, 97.5]).tolist()) for column in rates],
+        "score": [score] * n_domains,
+        "score_band95": [(score - 0.3, score + 0.3)] * n_domains,
+        "labels": labels,
+    }
+
+
+def spectrum(vectors: np.ndarray) -> dict[str, Any]:
+    power = np.linalg.svd(vectors, compute_uv=False) ** 2
+    ratio = power / power.sum()
+    return {
+        "explained_variance_ratio": ratio.tolist(),
+        "n_for_90": int(np.argmax(np.cumsum(ratio) >= 0.9)) + 1,
+        "ci95": [(max(r - 0.04, 0.0), min(r + 0.04, 1.0)) for r in ratio],
+        "null95": [(max(1 / len(ratio) - 0.05, 0.0), 1 / len(ratio) + 0.05)] * len(ratio),
+    }
+
+
+def geometry(rng: np.random.Generator, domains: list[str], *, own_site: bool) -> dict[str, Any]:
+    n = len(domains)
+    vectors = rng.normal(size=(n, D_MODEL)) + 1.2 * rng.normal(size=D_MODEL)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = [[1.0 if i == j else float(vectors[i] @ vectors[j]) for j in range(n)] for i in range(n)]
+    power = np.linalg.svd(vectors, compute_uv=False) ** 2
+    site = {"layer": None, "position": None, "chosen_by": "each domain"}
+    if not own_site:
+        site = {"layer": 5, "position": -1, "chosen_by": "pooled selection"}
+    return {
+        "domains": domains,
+        "site": site,
+        "contrast": "matched",
+        "normalised": True,
+        "cosine": cosine,
+        "cosine_ci95": [[(max(c - 0.1, -1.0), min(c + 0.1, 1.0)) for c in row] for row in cosine],
+        "angle_deg": [[math.degrees(math.acos(min(c, 1.0))) for c in row] for row in cosine],
+        "cosine_disattenuated": [[None if c == 1 else c * 1.05 for c in row] for row in cosine],
+        "p_value": [[None if i == j else 0.002 for j in range(n)] for i in range(n)],
+        "topic_cosine": [[1.0 if i == j else -1 / n for j in range(n)] for i in range(n)],
+        "pca": {"centred": spectrum(vectors - vectors.mean(axis=0)), "uncentred": spectrum(vectors)},
+        "effective_rank": float(power.sum() ** 2 / (power**2).sum()),
+        "clusters": average_linkage(domains, cosine),
+        "verdict": f"The {n} directions share one axis and keep parts of their own.",
+    }
+
+
+def average_linkage(domains: list[str], cosine: list[list[float]]) -> list[list[str]]:
+    """Join the two groups with the largest mean cosine until no two are at 0.5 or more."""
+    groups = [[i] for i in range(len(domains))]
+    while len(groups) > 1:
+        closeness, a, b = max(
+            (float(np.mean([cosine[i][j] for i in one for j in other])), p, q)
+            for p, one in enumerate(groups)
+            for q, other in enumerate(groups)
+            if p < q
+        )
+        if closeness < 0.5:
+            break
+        groups[a] += groups.pop(b)
+    return [[domains[i] for i in group] for group in groups]
+
+
+def candidates() -> list[dict[str, Any]]:
+    """24 candidates: 14 fail on KL, 2 on induce; (layer 5, position -1) has the lowest bypass of the rest."""
+    table = []
+    for layer in range(8):
+        for position in POSITIONS:
+            bypass = -5.0 + 0.5 * abs(layer - 5) + 0.2 * abs(position + 1)
+            row = {"layer": layer, "position": position, "kl": 0.03, "kl_is_bound": False, "bypass": bypass}
+            row |= {"induce": None, "rejected": None}
+            if layer < 4 or (layer == 4 and position != -1):
+                row |= {"kl": 0.2, "kl_is_bound": True, "bypass": None, "rejected": "kl"}
+            elif layer == 6 and position != -2:
+                row |= {"bypass": -6.0, "induce": -1.0, "rejected": "induce"}
+            elif (layer, position) == (5, -1):
+                row |= {"induce": 4.0}
+            table.append(row)
+    return table
+
+
+def task_result(name: str, refusal: dict[str, Any], n: int, *, found: bool, layer_curves: bool) -> dict[str, Any]:
+    table = candidates()
+    if not found:
+        for row in table:
+            row |= {"induce": -1.0, "bypass": row["bypass"] or -1.0, "rejected": row["rejected"] or "induce"}
+    reasons = [row["rejected"] for row in table if row["rejected"]]
+    chosen = next(row for row in table if (row["layer"], row["position"]) == (5, -1))
+    curve = [
+        {
+            "layer": layer,
+            "induce": None if layer == 0 else 4.0 - abs(layer - 5),
+            "bypass": None if layer == 0 else -5.0 + abs(layer - 5),
+            "norm": 1.0 + layer,
+            "cosine_to_selected": 1.0 if layer == 5 else 0.9 - 0.1 * abs(layer - 5),
+            "separation": 0.99 - 0.02 * abs(layer - 5),
+        }
+        for layer in range(N_LAYERS)
+    ]
+    return {
+        "status": "ok" if found else "no_direction",
+        "reason": None if found else "kl removed 14 and induce 10 of 24 candidates",
+        "direction": {"layer": 5, "position": -1, "method": "dim", "norm": 6.0},
+        "selection": {
+            "bypass": chosen["bypass"],
+            "induce": chosen["induce"],
+            "kl": chosen["kl"],
+            "baseline_harmful": 3.1,
+            "baseline_harmless": -4.2,
+            "n_candidates": len(table),
+            "n_eligible": len(table) - len(reasons),
+            "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            "n_prompts": 10,
+            "table": table,
+        },
+        "held_out_ids": {
+            label: [f"{name}-held_out-{i:03d}-{label}" for i in range(n)] for label in ("harmful", "harmless")
+        },
+        "refusal": refusal,
+        "layers": curve if layer_curves else None,
+        "reliability": {"split_half": 0.91, "split_half_ci95": (0.86, 0.94), "n_splits": 50},
+        "damage": {"kl_harmless": 0.021, "loss_delta": 0.004},
+    }
+
+
+def record_dict(
+    domains: tuple[str, ...] = DOMAINS,
+    *,
+    seed: int = 0,
+    n: int = 12,
+    model_id: str = "example-org/Example-1B-Chat",
+    run_id: str = "20260102-030405-abcdef",
+    no_direction: tuple[str, ...] = (),
+    sections: tuple[str, ...] = ("layers", "cross_domain", "subspace"),
+    quick: bool = False,
+) -> dict[str, Any]:
+    draw, names = Draw(seed, n), list(domains)
+    several = len(names) > 1
+    base_harmful = {name: draw.passes(0.9) for name in names}
+    base_harmless = {name: draw.passes(0.03) for name in names}
+    ablated = [[draw.passes(0.05 if i == j else 0.25) for j in names] for i in names]
+    added = [[draw.passes(0.92 if i == j else 0.7) for j in names] for i in names]
+    tasks = {}
+    for i, name in enumerate(names):
+        refusal = {
+            "baseline_harmful": condition(*base_harmful[name]),
+            "baseline_harmless": condition(*base_harmless[name]),
+            "ablated_harmful": condition(*ablated[i][i]),
+            "ablated_harmless": condition(*draw.passes(0.02)),
+            "added_harmless": condition(*added[i][i]),
+        }
+        found, curves = name not in no_direction, "layers" in sections
+        tasks[name] = task_result(name, refusal, n, found=found, layer_curves=curves)
+    return {
+        "schema_version": 1,
+        "run_id": run_id,
+        "created": "2026-01-02T03:04:05+00:00",
+        "status": "complete",
+        "tool": {"version": "0.1.0", "git_sha": "0" * 40},
+        "environment": {
+            "python": "3.11.7",
+            "platform": "Linux x86_64",
+            "device": "cpu",
+            "packages": {"torch": "2.9.0", "transformers": "5.23.0"},
+            "threads": 2,
+        },
+        "model": {
+            "id": model_id,
+            "revision": "1234567890abcdef",
+            "weights_sha256": "ab" * 32,
+            "adapter_sha256": None,
+            "quantization": "none",
+            "dtype": "float32",
+            "n_layers": N_LAYERS,
+            "d_model": D_MODEL,
+            "chat_template_sha256": "cd" * 32,
+            "system_prompt_sha256": "ef" * 32,
+            "post_instruction_tokens": ["<|im_end|>", "[/INST]", "\n"],
+            "refusal_tokens": ["I", "Sorry"],
+            "refusal_tokens_from": "model",
+            "ablation_sites": "embed_tokens, o_proj, down_proj",
+        },
+        "config": {"model": model_id, "tasks": "all", "quick": quick, "sections": list(sections), "seed": seed},
+        "tasks": {
+            name: {
+                "version": "1.0",
+                "sha256": "01" * 32,
+                "n_train_harmful": 30,
+                "n_train_harmless": 30,
+                "n_held_out_harmful": n,
+                "n_held_out_harmless": n,
+                "n_train_refused": 27,
+            }
+            for name in names
+        },
+        "results": {
+            "tasks": tasks,
+            "geometry": geometry(draw.rng, names, own_site=False) if several else None,
+            "geometry_own_site": geometry(draw.rng, names, own_site=True) if several else None,
+            "cross_domain": cross_domain(draw, names, base_harmful, base_harmless, ablated, added)
+            if several and "cross_domain" in sections
+            else None,
+            "subspace": subspace(draw, names, base_harmful) if several and "subspace" in sections else None,
+        },
+        "warnings": ["layer 0: induce and bypass are not defined where the difference in means is zero"],
+        "timings": {"load": 3.2, "baseline": 61.0, "directions": 12.5},
+        "cost": {"forward_passes": 4321, "tokens": 987654, "peak_memory_bytes": 2_100_000_000},
+    }
+
+
+def cross_domain(
+    draw: Draw, names: list[str], base_harmful: Any, base_harmless: Any, ablated: Any, added: Any
+) -> dict[str, Any]:
+    baseline = causal([[base_harmful[name] for name in names], [base_harmless[name] for name in names]])
+    ablation, size = causal(ablated), range(len(names))
+    start, after = baseline["score"][0], ablation["score"]
+    return {
+        "domains": names,
+        "baseline": baseline,
+        "ablation": ablation,
+        "addition": causal(added),
+        "controls": {
+            "random": {
+                "ablation": control(draw, N_RANDOM, len(names), 0.88),
+                "addition": control(draw, N_RANDOM, len(names), 0.05),
+            },
+            "shared": {"ablation": control(draw, 1, len(names), 0.1), "addition": control(draw, 1, len(names), 0.85)},
+        },
+        "transfer": [[(start[j] - after[i][j]) / (start[j] - after[j][j]) for j in size] for i in size],
+    }
+
+
+def subspace(draw: Draw, names: list[str], base_harmful: Any) -> dict[str, Any]:
+    labels = ["".join(base_harmful[name][0] for name in names)]
+    labels += ["".join(draw.passes(0.3 / k)[0] for _ in names) for k in range(1, len(names) + 1)]
+    each = [condition(text, []) for text in labels]
+    return {
+        "k": list(range(len(names) + 1)),
+        "refusal_rate": [cell["rate"] for cell in each],
+        "ci95": [cell["ci95"] for cell in each],
+        "score": [2.5 - k for k in range(len(names) + 1)],
+        "kl": [0.0] + [0.01 * k for k in range(1, len(names) + 1)],
+        "labels": labels,
+    }
+
+
+def make_record(domains: tuple[str, ...] = DOMAINS, **options: Any) -> Record:
+    """Return a self-consistent record; see `record_dict` for the options."""
+    return Record.model_validate(record_dict(domains, **options))
