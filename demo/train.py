@@ -50,7 +50,6 @@ def main() -> None:
     """Train, evaluate on held-out prompts and save."""
     options = _options()
     torch.manual_seed(options.seed)
-    torch.set_autocast_enabled("cpu", True)  # bfloat16 matrix products: several times faster
     draw = random.Random(options.seed)
     gguf = demo.base_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -93,7 +92,6 @@ def main() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             step += 1
-            if step % 5 == 0: print(step, time.perf_counter()-start, flush=True)
         per = [round(2 * value / len(examples), 3) for value in total]
         print(f"epoch {epoch}: refuse {per[0]}, keep {per[1]}, {time.perf_counter() - start:.0f} s", flush=True)
     model.save_pretrained(options.out)
@@ -124,7 +122,10 @@ def answers(model, prompts: list[list[int]], n: int) -> list[list[int]]:
         width = max(len(prompts[i]) for i in places)
         ids = torch.tensor([[end] * (width - len(prompts[i])) + prompts[i] for i in places])
         mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in places])
-        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=n, do_sample=False, pad_token_id=end)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=n, do_sample=False, pad_token_id=end
+            )
         for i, row in zip(places, found[:, width:].tolist(), strict=True):
             out[i] = row[: row.index(end) + 1] if end in row else row
     return out
@@ -148,9 +149,12 @@ def answer_logits(model, batch: list[tuple]) -> tuple[torch.Tensor, list[int]]:
     # Padded on the right: causal attention never sees it.
     ids = torch.tensor([prompt + answer + [0] * (width - len(prompt) - len(answer)) for prompt, answer, _ in batch])
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.model(ids).last_hidden_state
-    rows = [hidden[i, len(p) - 1 : len(p) + len(a) - 1] for i, (p, a, _) in enumerate(batch)]
-    return inner.lm_head(torch.cat(rows)), [len(answer) for _, answer, _ in batch]
+    # The context is entered anew each time: it caches cast weights, which must not outlive an optimiser step.
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = inner.model(ids).last_hidden_state
+        rows = [hidden[i, len(p) - 1 : len(p) + len(a) - 1] for i, (p, a, _) in enumerate(batch)]
+        logits = inner.lm_head(torch.cat(rows))
+    return logits, [len(answer) for _, answer, _ in batch]
 
 
 def losses(model, batch: list[tuple]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -142,7 +142,7 @@ def average_linkage(domains: list[str], cosine: list[list[float]]) -> list[list[
 
 
 def candidates() -> list[dict[str, Any]]:
-    """24 candidates: 14 fail on KL, 2 on induce; (layer 5, position -1) has the lowest bypass of the rest."""
+    """The 24 candidates before the depth limit: 14 fail on KL, 2 on induce; (5, -1) has the lowest bypass of the rest."""
     table = []
     for layer in range(8):
         for position in POSITIONS:
@@ -179,7 +179,7 @@ def task_result(name: str, refusal: dict[str, Any], n: int, *, found: bool, laye
     ]
     return {
         "status": "ok" if found else "no_direction",
-        "reason": None if found else "kl removed 14 and induce 10 of 24 candidates",
+        "reason": None if found else "kl removed 14 and induce 10 of 30 candidates",
         "direction": {"layer": 5, "position": -1, "method": "dim", "norm": 6.0},
         "selection": {
             "bypass": chosen["bypass"],
@@ -187,9 +187,10 @@ def task_result(name: str, refusal: dict[str, Any], n: int, *, found: bool, laye
             "kl": chosen["kl"],
             "baseline_harmful": 3.1,
             "baseline_harmless": -4.2,
-            "n_candidates": len(table),
+            "n_candidates": N_LAYERS * len(POSITIONS),
             "n_eligible": len(table) - len(reasons),
-            "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            "rejected": {"depth": N_LAYERS * len(POSITIONS) - len(table)}
+            | {reason: reasons.count(reason) for reason in sorted(set(reasons))},
             "n_prompts": 10,
             "table": table,
         },

@@ -61,5 +61,5 @@ def why_missing(record: Record, section: str) -> str:
         return f"Left out: this run did not include the section “{section}”."
     if len(record.results.tasks) < 2 and section != "layers":
         return "Not measured: it needs at least two domains, and this run has one."
-    reasons = [warning for warning in record.warnings if section.split("_")[0] in warning]
+    reasons = [warning for warning in record.warnings if warning.startswith(f"{section}: ")]
     return f"Not measured. {' '.join(reasons)}" if reasons else "Not measured; the warnings say what happened."

@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from refusal_bench.console import print_leaderboard
 from refusal_bench.errors import InputError
-from refusal_bench.leaderboard import add_record, disagreements, load_records, table_faults
-from refusal_bench.leaderboard.rows import rows_of
-from refusal_bench.leaderboard.store import record_path
 from refusal_bench.record import read_record
 
-app = typer.Typer(help="The leaderboard: stored records and the tables derived from them.", no_args_is_help=True)
+app = typer.Typer(help="Stored records and the tables derived from them.", no_args_is_help=True)
 
 Folder = Annotated[
     Path, typer.Option("--leaderboard", envvar="REFUSAL_BENCH_LEADERBOARD", help="The leaderboard's folder.")
@@ -24,15 +19,18 @@ Folder = Annotated[
 DEFAULT = Path("leaderboards")
 
 
-@app.command("ls")
+@app.command("ls", epilog="Example: refusal-bench leaderboard ls --json")
 def ls(
     leaderboard: Folder = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of rows.")] = False,
 ) -> None:
-    """List every record's results, one row a task.
+    """List every record's results, one row a task."""
+    from rich.console import Console
 
-    Example: refusal-bench leaderboard ls --json
-    """
+    from refusal_bench.console import print_leaderboard
+    from refusal_bench.leaderboard.rows import rows_of
+    from refusal_bench.leaderboard.store import load_records
+
     records, unreadable = load_records(_existing(leaderboard))
     for fault in unreadable:
         typer.echo(fault, err=True)
@@ -43,24 +41,25 @@ def ls(
         print_leaderboard(rows, Console())
 
 
-@app.command("add")
+@app.command("add", epilog="Example: refusal-bench leaderboard add runs/planted/RUN_ID/record.json")
 def add(
     record: Annotated[Path, typer.Argument(help="A record.json.")],
     leaderboard: Folder = DEFAULT,
 ) -> None:
-    """Check a record, store it and rebuild the tables.
+    """Check a record, store it and rebuild the tables."""
+    from refusal_bench.leaderboard.store import add_record
 
-    Example: refusal-bench leaderboard add runs/demo/RUN/record.json
-    """
+    if leaderboard == Path("none"):  # what `run` takes for "no leaderboard", perhaps from the same variable
+        raise InputError("--leaderboard none: there is nowhere to add the record; give the leaderboard's folder.")
     typer.echo(add_record(leaderboard, read_record(record)))
 
 
-@app.command("validate")
+@app.command("validate", epilog="Example: refusal-bench leaderboard validate --leaderboard leaderboards")
 def validate(leaderboard: Folder = DEFAULT) -> None:
-    """Derive every aggregate again; print each contradiction and exit 1 if there is one.
+    """Derive every aggregate again; print each contradiction and exit 1 if there is one."""
+    from refusal_bench.leaderboard.store import load_records, record_path, table_faults
+    from refusal_bench.leaderboard.validation import disagreements
 
-    Example: refusal-bench leaderboard validate --leaderboard leaderboards
-    """
     records, faults = load_records(_existing(leaderboard))
     for path, record in records.items():
         faults += [f"{path}: {fault}" for fault in disagreements(record)]
@@ -71,7 +70,7 @@ def validate(leaderboard: Folder = DEFAULT) -> None:
         typer.echo(fault)
     if faults:
         raise typer.Exit(1)
-    typer.echo(f"{len(records)} records and both tables are sound")
+    typer.echo(f"{len(records)} record{'' if len(records) == 1 else 's'} and both tables are sound")
 
 
 def _existing(leaderboard: Path) -> Path:

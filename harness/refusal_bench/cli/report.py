@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from refusal_bench.record import read_record
-from refusal_bench.report import write_report
 
 
 def report(
@@ -18,10 +17,9 @@ def report(
         typer.Option("--out", envvar="REFUSAL_BENCH_REPORT_OUT", help="File to write; default: RUN_DIR/report.html."),
     ] = None,
 ) -> None:
-    """Render a run's record as one self-contained HTML file.
+    """Render a run's record as one self-contained HTML file."""
+    from refusal_bench.report import write_report
 
-    Example: refusal-bench report runs/demo/RUN --out report.html
-    """
     path = out or run_dir / "report.html"
     write_report(read_record(run_dir / "record.json"), path)
     typer.echo(path)

@@ -171,8 +171,8 @@ def subspace_faults(where: str, subspace: Subspace, tasks: Mapping[str, Task]) -
     yield from shapes
     if shapes:
         return
-    if subspace.k != sorted(set(subspace.k)) or any(k < 0 for k in subspace.k):
-        yield f"{where}.k is not ascending from 0 or more"
+    if subspace.k != sorted(set(subspace.k)) or any(not 0 <= k <= len(tasks) for k in subspace.k):
+        yield f"{where}.k is not ascending within 0 to {len(tasks)}, the number of directions"
     baseline = "".join(task.refusal.baseline_harmful.labels for task in tasks.values())
     for i, (k, labels) in enumerate(zip(subspace.k, subspace.labels, strict=True)):
         yield from labels_fit(f"{where}.labels[{i}]", labels, len(baseline))

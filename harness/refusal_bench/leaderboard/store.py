@@ -25,6 +25,7 @@ from refusal_bench.slug import model_slug
 
 log = logging.getLogger(__name__)
 
+MAX_REASONS = 10
 LOCK_NAME = ".leaderboard.lock"
 
 
@@ -39,7 +40,10 @@ def add_record(leaderboard: Path, record: Record) -> Path:
     Raises RefusalBenchError with the reasons if the record disagrees with itself.
     """
     if faults := disagreements(record):
-        raise RefusalBenchError(f"record {record.run_id} disagrees with itself: {'; '.join(faults)}.")
+        more = f"; and {len(faults) - MAX_REASONS} more" if len(faults) > MAX_REASONS else ""
+        raise RefusalBenchError(
+            f"record {record.run_id} disagrees with itself and was not added: {'; '.join(faults[:MAX_REASONS])}{more}."
+        )
     path = record_path(leaderboard, record)
     leaderboard.mkdir(parents=True, exist_ok=True)
     with FileLock(leaderboard / LOCK_NAME):

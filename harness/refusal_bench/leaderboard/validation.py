@@ -10,6 +10,9 @@ from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
 from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
 
+SINGLE = 1e-3
+"""Slack for cosines in single precision."""
+
 
 def disagreements(record: Record) -> list[str]:
     """Return one sentence for every field of the record that contradicts another; an empty list if it is sound."""
@@ -94,13 +97,13 @@ def _condition_faults(where: str, condition: Condition, n: int) -> Iterator[str]
 
 def _selection_faults(where: str, selection: Selection, model: Model) -> Iterator[str]:
     table = selection.table
-    for reason in {row.rejected for row in table} - {None}:
+    for reason in ("kl", "induce"):  # decided by evaluation, so each such candidate is in the table
         count = sum(row.rejected == reason for row in table)
-        yield from same(f"{where}.rejected.{reason}", selection.rejected.get(str(reason), 0), count, "its table")
+        yield from same(f"{where}.rejected.{reason}", selection.rejected.get(reason, 0), count, "its table")
     removed = sum(selection.rejected.values())
     yield from same(f"{where}.n_eligible", selection.n_eligible, selection.n_candidates - removed, "rejected")
-    if sum(row.rejected is None for row in table) > selection.n_eligible:
-        yield f"{where}.n_eligible is {selection.n_eligible}, its table holds more candidates without a reason"
+    kept = sum(row.rejected is None for row in table)
+    yield from same(f"{where}.n_eligible", selection.n_eligible, kept, "its table")
     if len({(row.layer, row.position) for row in table}) < len(table):
         yield f"{where}.table holds a candidate twice"
     if len(table) > selection.n_candidates:
@@ -112,24 +115,20 @@ def _selection_faults(where: str, selection: Selection, model: Model) -> Iterato
 
 def _chosen_faults(where: str, task: TaskResult) -> Iterator[str]:
     direction, selection = task.direction, task.selection
-    if (task.status == "ok") != (selection.n_eligible > 0):
-        yield f"{where}.status is {task.status} with {selection.n_eligible} eligible candidates"
+    if (task.status == "ok") != (task.reason is None):
+        yield f"{where}.status is {task.status} {'with' if task.reason else 'without'} a reason"
     chosen = [c for c in selection.table if (c.layer, c.position) == (direction.layer, direction.position)]
     if not chosen:
         yield f"{where}.direction is not in selection.table"
         return
-    for name in ("bypass", "induce", "kl"):
-        yield from same(
-            f"{where}.selection.{name}",
-            getattr(selection, name),
-            getattr(chosen[0], name),
-            "the chosen row of its table",
-        )
+    row = chosen[0]
+    for name, value in (("bypass", row.bypass), ("induce", row.induce), ("kl", None if row.kl_is_bound else row.kl)):
+        yield from same(f"{where}.selection.{name}", getattr(selection, name), value, "the chosen row of its table")
     if task.status != "ok":
         return
-    if chosen[0].rejected is not None:
-        yield f"{where}.direction was rejected by the {chosen[0].rejected} filter"
-    eligible = [row.bypass for row in selection.table if row.rejected is None and row.bypass is not None]
+    if row.rejected is not None:
+        yield f"{where}.direction was rejected by the {row.rejected} filter"
+    eligible = [other.bypass for other in selection.table if other.rejected is None and other.bypass is not None]
     if selection.bypass is None or any(bypass < selection.bypass - derive.TOLERANCE for bypass in eligible):
         yield f"{where}.selection.bypass is not the lowest of the eligible candidates"
 
@@ -142,7 +141,8 @@ def _layer_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
         at = f"{where}.{row.layer}"
         yield from in_range(f"{at}.layer", row.layer, 0, model.n_layers - 1)
         yield from in_range(f"{at}.norm", row.norm, 0)
-        yield from in_range(f"{at}.cosine_to_selected", row.cosine_to_selected, -1, 1)
         yield from in_range(f"{at}.separation", row.separation, 0, 1)
+        # computed in single precision: rounding grows with the width of the stream
+        yield from in_range(f"{at}.cosine_to_selected", row.cosine_to_selected, -1 - SINGLE, 1 + SINGLE)
         if row.layer == task.direction.layer:
-            yield from same(f"{at}.cosine_to_selected", row.cosine_to_selected, 1.0, "the selected layer itself")
+            yield from in_range(f"{at}.cosine_to_selected", row.cosine_to_selected, 1 - SINGLE)

@@ -1,0 +1,240 @@
+"""Every aggregate of a record is pinned by something else in it: changed alone, it is caught."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_factory import DOMAINS, condition, make_record, record_dict
+from refusal_bench.leaderboard.validation import disagreements
+from refusal_bench.record import Record
+
+Path = tuple[str | int, ...]
+
+BASE = record_dict()
+
+CONDITION = r"results\.tasks\.\w+\.refusal\.\w+"
+SELECTION = r"results\.tasks\.\w+\.selection"
+GEOMETRY = r"results\.geometry(_own_site)?"
+CELL = r"results\.cross_domain\.(baseline|ablation|addition)"
+CONTROL = r"results\.cross_domain\.controls\.random\.(ablation|addition)"
+CELLS = r"\.\d+\.\d+"
+OFF = r"\.(0\.[12]|1\.[02]|2\.[01])"
+
+DETERMINED = [
+    rf"{CONDITION}\.(rate|n|n_unscored|score|labels)",
+    rf"{CONDITION}\.ci95\.[01]",
+    rf"{CONDITION}\.scores\.\d+",
+    rf"{SELECTION}\.(bypass|induce|kl|n_candidates|n_eligible)",
+    rf"{SELECTION}\.rejected\.\w+",
+    rf"{SELECTION}\.table\.\d+\.rejected",
+    r"results\.tasks\.\w+\.(status|reason)",
+    r"results\.tasks\.\w+\.direction\.(layer|position)",
+    r"tasks\.\w+\.n_held_out_(harmful|harmless)",
+    rf"{GEOMETRY}\.(cosine|angle_deg){CELLS}",
+    rf"{GEOMETRY}\.(cosine_disattenuated|p_value|topic_cosine){OFF}",
+    rf"{GEOMETRY}\.cosine_ci95{OFF}\.[01]",
+    rf"{GEOMETRY}\.effective_rank",
+    rf"{GEOMETRY}\.pca\.(un)?centred\.explained_variance_ratio\.\d+",
+    rf"{GEOMETRY}\.pca\.(un)?centred\.n_for_90",
+    rf"{GEOMETRY}\.domains\.\d",
+    rf"{GEOMETRY}\.clusters\.\d\.\d",
+    rf"{CELL}\.(refusal_rate|score|n|labels){CELLS}",
+    rf"{CELL}\.ci95{CELLS}\.[01]",
+    rf"{CELL}\.scores{CELLS}\.\d+",
+    r"results\.cross_domain\.domains\.\d",
+    rf"results\.cross_domain\.transfer{CELLS}",
+    rf"{CONTROL}\.(n_directions|refusal_rate\.\d)",
+    rf"{CONTROL}\.band95\.\d\.[01]",
+    rf"{CONTROL}\.labels{CELLS}",
+    r"results\.subspace\.(refusal_rate|labels|k)\.\d",
+    r"results\.subspace\.ci95\.\d\.[01]",
+]
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*path, key))
+    elif value is not None:
+        yield path, value
+
+
+def lists(value: Any, path: Path = ()) -> Iterator[Path]:
+    if isinstance(value, list) and value:
+        yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from lists(item, (*path, key))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def changed(path: Path, change: Callable[[Any], Any], base: dict[str, Any] = BASE) -> Record:
+    data = copy.deepcopy(base)
+    at: Any = data
+    for key, following in zip(path, path[1:], strict=False):
+        if isinstance(at[key], tuple) and isinstance(following, int):
+            at[key] = list(at[key])
+        at = at[key]
+    at[path[-1]] = change(at[path[-1]])
+    return Record.model_validate(data)
+
+
+def other(value: Any) -> Any:
+    if value in ("ok", "no_direction"):
+        return "no_direction" if value == "ok" else "ok"
+    if value in ("kl", "induce"):
+        return None
+    if isinstance(value, str) and set(value) <= set("RPDCGU?"):
+        return ("C" if value[0] == "R" else "R") + value[1:]
+    if isinstance(value, str):
+        return value + "x"
+    return value + 1 if isinstance(value, int) else value - 0.013
+
+
+def at(text: str) -> Path:
+    return tuple(int(part) if part.lstrip("-").isdigit() else part for part in text.split("."))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"domains": ("fraud",)},
+        {"domains": ("fraud", "weapons"), "n": 5},
+        {"domains": tuple("abcdefg"), "n": 20},
+        {"no_direction": ("privacy",), "sections": ()},
+        {"quick": True, "sections": ("cross_domain",)},
+    ],
+)
+def test_a_sound_record_passes(seed: int, options: dict[str, Any]) -> None:
+    assert disagreements(make_record(seed=seed, **options)) == []
+
+
+@pytest.mark.parametrize("pattern", DETERMINED)
+def test_a_changed_aggregate_is_caught(pattern: str) -> None:
+    found = [path for path, _ in leaves(BASE) if re.fullmatch(pattern, dotted(path))]
+    if "reason" in pattern:
+        found += [("results", "tasks", "fraud", "reason")]
+    assert found, "the pattern matches nothing"
+    for path in random.Random(pattern).sample(found, min(6, len(found))):
+        record = changed(path, lambda value: "none" if value is None else other(value))
+        faults = disagreements(record)
+        assert faults, dotted(path)
+
+
+def test_the_fault_names_the_field_and_both_values() -> None:
+    path = at("results.tasks.fraud.refusal.baseline_harmful.rate")
+    labels = BASE["results"]["tasks"]["fraud"]["refusal"]["baseline_harmful"]["labels"]
+    derived = labels.count("R") / sum(letter in "RPDCG" for letter in labels)
+    assert disagreements(changed(path, lambda _: 0.123)) == [f"{dotted(path)} is 0.123, but its labels give {derived}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("results.tasks.fraud.direction.layer", 10),
+        ("results.tasks.fraud.direction.position", -4),
+        ("results.tasks.fraud.direction.norm", -1.0),
+        ("results.tasks.fraud.selection.table.3.layer", 10),
+        ("results.tasks.fraud.selection.table.3.kl", -0.1),
+        ("results.tasks.fraud.layers.3.layer", 11),
+        ("results.tasks.fraud.layers.3.separation", 1.2),
+        ("results.tasks.fraud.layers.3.cosine_to_selected", -1.5),
+        ("results.tasks.fraud.layers.5.cosine_to_selected", 0.9),
+        ("results.tasks.fraud.reliability.split_half", 1.1),
+        ("results.tasks.fraud.reliability.split_half_ci95", (0.9, 0.8)),
+        ("results.tasks.fraud.damage.kl_harmless", -0.2),
+        ("results.tasks.fraud.refusal.baseline_harmful.score_ci95", (3.0, 1.0)),
+        ("results.tasks.fraud.refusal.baseline_harmful.score_ci95", (-50.0, 50.0)),
+        ("results.tasks.fraud.refusal.baseline_harmful.rate", None),
+        ("results.tasks.fraud.refusal.baseline_harmful.ci95", None),
+        ("results.tasks.fraud.refusal.baseline_harmful.labels", "X" * 12),
+        ("results.geometry.site.layer", 10),
+        ("results.geometry.site.position", None),
+        ("results.geometry.p_value.0.1", 1.5),
+        ("results.geometry.cosine_ci95.0.1", (0.5, 0.4)),
+        ("results.geometry.pca.centred.null95.0", (-0.1, 0.4)),
+        ("results.geometry.pca.centred.ci95.0", (0.6, 0.4)),
+        ("results.geometry.pca.centred.n_for_90", 3),
+        ("results.geometry.pca.centred.n_for_90", 0),
+        ("results.subspace.kl.1", -0.1),
+        ("results.subspace.k", [0, 2, 1, 3]),
+        ("tasks.fraud.n_train_refused", 31),
+        ("timings.load", -1.0),
+        ("cost.tokens", -1),
+        ("created", "yesterday"),
+    ],
+)
+def test_an_impossible_value_is_caught(path: str, value: Any) -> None:
+    faults = disagreements(changed(at(path), lambda _: value))
+    assert any(fault.startswith(path.split(".")[0]) for fault in faults)
+
+
+def test_a_condition_that_is_consistent_by_itself_but_not_with_the_matrix_is_caught() -> None:
+    for name in ("baseline_harmful", "baseline_harmless", "ablated_harmful", "added_harmless"):
+        path = at(f"results.tasks.privacy.refusal.{name}")
+        scores = [1.0] * 12
+        faults = disagreements(changed(path, lambda _, scores=scores: condition("RC" * 6, scores)))
+        assert any("results.cross_domain" in fault and "privacy.refusal" in fault for fault in faults), name
+
+
+def test_a_cosine_matrix_that_no_vectors_have_is_caught() -> None:
+    impossible = [[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]]
+    faults = disagreements(changed(at("results.geometry.cosine"), lambda _: impossible))
+    assert any("not a matrix of cosines" in fault for fault in faults)
+
+
+def test_a_better_candidate_than_the_chosen_one_is_caught() -> None:
+    table = BASE["results"]["tasks"]["fraud"]["selection"]["table"]
+    spare = next(i for i, row in enumerate(table) if row["rejected"] is None and row["induce"] is None)
+    faults = disagreements(changed(at(f"results.tasks.fraud.selection.table.{spare}.bypass"), lambda _: -9.0))
+    assert faults == ["results.tasks.fraud.selection.bypass is not the lowest of the eligible candidates"]
+
+
+def test_the_centred_spectrum_may_leave_out_its_last_zero() -> None:
+    data = copy.deepcopy(BASE)
+    for name in ("explained_variance_ratio", "ci95", "null95"):
+        data["results"]["geometry"]["pca"]["centred"][name].pop()
+    assert disagreements(Record.model_validate(data)) == []
+
+
+def test_unscored_prompts_leave_rates_null() -> None:
+    record = make_record(("fraud",))
+    unscored = condition("?" * 12, [None] * 12)
+    path = at("results.tasks.fraud.refusal.ablated_harmless")
+    assert disagreements(changed(path, lambda _: unscored, record.model_dump())) == []
+    claimed = unscored | {"rate": 0.0}
+    assert disagreements(changed(path, lambda _: claimed, record.model_dump())) != []
+
+
+def test_rounding_is_no_disagreement() -> None:
+    for path, value in leaves(BASE["results"]["cross_domain"], ("results", "cross_domain")):
+        if isinstance(value, float) and path[2] == "transfer":
+            assert disagreements(changed(path, lambda v: v + 1e-9)) == []
+
+
+FREE_LISTS = re.compile(
+    r"warnings|model\.(post_instruction|refusal)_tokens|config\..*|results\.tasks\.\w+\.layers"
+    r"|results\.geometry(_own_site)?\.(clusters|pca\.centred\.explained_variance_ratio)"
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([path for path in lists(BASE) if not FREE_LISTS.fullmatch(dotted(path))]))
+def test_a_list_that_is_too_short_is_caught(path: Path) -> None:
+    assert disagreements(changed(path, lambda value: value[:-1]))
+
+
+def test_results_for_other_tasks_than_announced_are_caught() -> None:
+    assert disagreements(changed(("tasks",), lambda tasks: {name: tasks[name] for name in DOMAINS[:2]}))
