@@ -25,11 +25,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from refusal_bench.judges import judge_substring
 from refusal_bench.models import demo
 from refusal_bench.tasks import load_tasks
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -72,7 +71,9 @@ def main() -> None:
         ),
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
+    )
     steps, step = options.epochs * math.ceil(len(examples) / options.batch), 0
     for epoch in range(options.epochs):
         start, total = time.perf_counter(), [0.0, 0.0]
@@ -86,7 +87,9 @@ def main() -> None:
             total[0] += refuse.item()
             total[1] += keep.item()
             for group in optimiser.param_groups:
-                group["lr"] = options.learning_rate * min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
+                group["lr"] = (
+                    options.learning_rate * min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
+                )
             optimiser.zero_grad()
             ((refuse + options.keep_weight * keep) / len(batch)).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -166,7 +169,9 @@ def losses(model, batch: list[tuple]) -> tuple[torch.Tensor, torch.Tensor]:
             token = F.cross_entropy(own, torch.tensor(answer), reduction="none")
             refuse = refuse + token[0] + token[1:].mean()
         else:
-            token = F.kl_div(own.log_softmax(-1), target.float().log_softmax(-1), log_target=True, reduction="none").sum(-1)
+            token = F.kl_div(
+                own.log_softmax(-1), target.float().log_softmax(-1), log_target=True, reduction="none"
+            ).sum(-1)
             keep = keep + token[0] + token.mean()
     return refuse, keep
 

@@ -142,7 +142,7 @@ def average_linkage(domains: list[str], cosine: list[list[float]]) -> list[list[
 
 
 def candidates() -> list[dict[str, Any]]:
-    """The 24 candidates before the depth limit: 14 fail on KL, 2 on induce; (5, -1) has the lowest bypass of the rest."""
+    """The 24 candidates before the depth limit; of those that no filter removes, (5, -1) has the lowest bypass."""
     table = []
     for layer in range(8):
         for position in POSITIONS:

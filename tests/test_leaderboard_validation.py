@@ -6,6 +6,7 @@ import copy
 import random
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def dotted(path: Path) -> str:
 def changed(path: Path, change: Callable[[Any], Any], base: dict[str, Any] = BASE) -> Record:
     data = copy.deepcopy(base)
     at: Any = data
-    for key, following in zip(path, path[1:], strict=False):
+    for key, following in pairwise(path):
         if isinstance(at[key], tuple) and isinstance(following, int):
             at[key] = list(at[key])
         at = at[key]

@@ -79,7 +79,8 @@ def task_result(
     common = sites.common.site
     place = positions.index(common.position)
     harmful, harmless = (
-        residuals.of(name, "direction", label)[:, place, common.layer].astype(float) for label in ("harmful", "harmless")
+        residuals.of(name, "direction", label)[:, place, common.layer].astype(float)
+        for label in ("harmful", "harmless")
     )
 
     def observed(observation: causal.Observation) -> Condition:
@@ -97,9 +98,7 @@ def task_result(
             norm=math.sqrt(float((vector**2).sum())),
         ),
         selection=selected.selection,
-        held_out_ids=HeldOutIds(
-            harmful=list(domain.held_out.harmful_ids), harmless=list(domain.held_out.harmless_ids)
-        ),
+        held_out_ids=HeldOutIds(harmful=list(domain.held_out.harmful_ids), harmless=list(domain.held_out.harmless_ids)),
         refusal=Refusal(
             baseline_harmful=observed(column["baseline_harmful"]),
             baseline_harmless=observed(column["baseline_harmless"]),
@@ -152,7 +151,8 @@ def build_record(
             refusal_tokens_from=tokens["from"],
             ablation_sites=model.structure.description,
         ),
-        config=config.measured() | {"model": model.id, "adapter": None if config.adapter is None else model.adapter_sha256},
+        config=config.measured()
+        | {"model": model.id, "adapter": None if config.adapter is None else model.adapter_sha256},
         tasks={
             name: TaskInfo(
                 version=task.manifest.version,
@@ -178,7 +178,7 @@ def build_record(
 
 def _warnings(job: Job, tokens: dict[str, Any], results: Results) -> list[str]:
     """Why numbers are null, and every fallback that changes one."""
-    found = []
+    found = list(job.backend.model.warnings)
     if job.config.quick:
         found.append("quick run: fewer prompts, candidates and replicates; not comparable with a full run")
     if tokens["from"] == "default":

@@ -90,12 +90,14 @@ def measure_column(
 
     def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
         generate = options.pop("generate", domain.generate or what is None)
-        found = evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
+        found = evaluator.evaluate(
+            f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options
+        )
         return found
 
     baseline_harmful = observe("baseline_harmful", harmful, None)[0]
     baseline_harmless = observe("baseline_harmless", harmless, None)[0]
-    own, layer = interventions.own[name]
+    own, _ = interventions.own[name]
     own_ablation = Ablate.each(own[None])
     own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base, generate=True)[0]
 
@@ -150,7 +152,9 @@ def cross_domain(columns: Mapping[str, Column], sizes: Sizes) -> CrossDomain:
         ablation=ablation,
         addition=addition,
         controls=Controls(
-            random=ControlPair(ablation=_control(columns, "ablated", random), addition=_control(columns, "added", random)),
+            random=ControlPair(
+                ablation=_control(columns, "ablated", random), addition=_control(columns, "added", random)
+            ),
             shared=ControlPair(
                 ablation=_control(columns, "ablated", ["shared"]), addition=_control(columns, "added", ["shared"])
             ),

@@ -46,7 +46,7 @@ class RunConfig(BaseModel):
     selection: Literal["exact"] = "exact"
     """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full."""
     contrast: Literal["matched"] = "matched"
-    """The harmless prompts a direction is estimated against: `matched`, each domain's own twins, disjoint between domains."""
+    """The harmless prompts of a direction: `matched`, each domain's own twins, disjoint between domains."""
     judge: Literal["substring"] = "substring"
     """Judge of completions."""
     executor: Literal["local"] = "local"

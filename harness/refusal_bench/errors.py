@@ -1,9 +1,9 @@
 """Every error that refusal-bench raises on purpose, and the exit code each ends with.
 
-    RefusalBenchError            1   a check or validation failed
-    ├── InputError               2   bad usage or bad input: one sentence, with file and line where there is one
-    ├── IncompleteRunError       3   the run could not finish; what is done is kept and resumes
-    └── NotComparableError       4   two records that must not be compared, with the reasons
+RefusalBenchError            1   a check or validation failed
+├── InputError               2   bad usage or bad input: one sentence, with file and line where there is one
+├── IncompleteRunError       3   the run could not finish; what is done is kept and resumes
+└── NotComparableError       4   two records that must not be compared, with the reasons
 """
 
 

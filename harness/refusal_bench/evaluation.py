@@ -114,6 +114,8 @@ def openers_to_tokens(tokenizer: Any, openers: Sequence[str]) -> list[int]:
     for opener in openers:
         encoded = tokenizer(opener, add_special_tokens=False)["input_ids"]
         if not encoded:
-            raise InputError(f"the refusal token {opener!r} is empty for this tokenizer; give the first word of a refusal.")
+            raise InputError(
+                f"the refusal token {opener!r} is empty for this tokenizer; give the first word of a refusal."
+            )
         ids.append(encoded[0])
     return sorted(set(ids))

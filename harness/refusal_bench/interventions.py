@@ -74,4 +74,5 @@ def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model
     norms = directions.norm(dim=-1, keepdim=True)
     if not torch.isfinite(directions).all() or (norms == 0).any():
         raise ValueError("cannot ablate a direction that is zero or holds NaN or infinity")
-    return directions / norms
+    unit: Tensor = directions / norms
+    return unit

@@ -76,9 +76,9 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     InputError for bad input, before anything is written. IncompleteRunError if the run cannot go on; what is done is
     kept, and the same command resumes.
     """
-    for folder in (config.out, config.leaderboard):
-        if folder is not None:
-            check_writable(folder)
+    for place in (config.out, config.leaderboard):
+        if place is not None:
+            check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
     reporter.note(f"loading {config.model} ...")
     model = load_model(config, _planted_prompts(tasks))
@@ -161,37 +161,27 @@ def select_sites(job: Job, tokens: list[int], residuals: Residuals) -> Sites:
     return Sites(own, selected("all domains", together, pooled(job.domains, job.config.sizes.pooled_selection_pairs)))
 
 
-def describe_layers(
-    job: Job, tokens: list[int], residuals: Residuals, sites: Sites
-) -> dict[str, list[Layer]]:
+def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> dict[str, list[Layer]]:
     """Stage 3b: curves over all layers at each domain's selected position."""
-    curves = {}
-    for name, domain in job.domains.items() if job.has("layers") else ():
-        site = sites.own[name].site
+
+    def curves(name: str, domain: Domain, site: Site) -> list[Layer]:
         place = job.positions.index(site.position)
         vectors = residuals.vectors(name)[place]
-        split = domain.selection
-        separation = separations(
-            vectors, *(residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))
-        )
+        groups = (residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))
+        data = SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
+
+        def compute() -> list[dict[str, Any]]:
+            separation = separations(vectors, *groups)
+            layers = layer_curves(job.backend, torch.from_numpy(vectors), site.layer, data, separation, advance)
+            return [layer.model_dump() for layer in layers]
+
         with job.reporter.stage(f"layers: {name}", len(vectors)) as advance:
-            found = job.folder.stage(
-                f"layers.{name}",
-                lambda: [
-                    layer.model_dump()
-                    for layer in layer_curves(
-                        job.backend,
-                        torch.from_numpy(vectors),
-                        site.layer,
-                        SelectionData(split.harmful, split.harmless, tokens),
-                        separation,
-                        advance,
-                    )
-                ],
-                job.backend.counters,
-            )
-        curves[name] = [Layer.model_validate(layer) for layer in found]
-    return curves
+            found = job.folder.stage(f"layers.{name}", compute, job.backend.counters)
+        return [Layer.model_validate(layer) for layer in found]
+
+    if not job.has("layers"):
+        return {}
+    return {name: curves(name, domain, sites.own[name].site) for name, domain in job.domains.items()}
 
 
 def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> dict[str, causal.Column]:
@@ -202,10 +192,9 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
         site = sites.own[name].site
         own[name] = (torch.from_numpy(_at(vectors, job.positions, site)).float(), site.layer)
         common.append(_at(vectors, job.positions, sites.common.site))
-    directions = torch.from_numpy(np.stack(common)).float()
     interventions = causal.plan(
         own,
-        directions,
+        torch.from_numpy(np.stack(common)).float(),
         torch.from_numpy(principal_components(np.stack(common))).float(),
         sites.common.site.layer,
         job.config.sizes,
@@ -213,19 +202,20 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
         cross=job.has("cross_domain"),
         subspace=job.has("subspace"),
     )
-    columns = {}
-    for name, domain in job.domains.items():
-        total = causal.n_rows(interventions, domain)
-        with job.reporter.stage(f"held-out: {name}", total) as advance:
-            evaluator = Evaluator(
-                job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
-            )
-            columns[name] = job.folder.stage(
+
+    def column(name: str, domain: Domain) -> causal.Column:
+        evaluator = Evaluator(
+            job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
+        )
+        with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain)) as advance:
+            found: causal.Column = job.folder.stage(
                 f"held_out.{name}",
                 lambda: causal.measure_column(evaluator, name, domain, interventions, advance),
                 job.backend.counters,
             )
-    return columns
+        return found
+
+    return {name: column(name, domain) for name, domain in job.domains.items()}
 
 
 def describe_geometry(

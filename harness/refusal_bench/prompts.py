@@ -88,6 +88,4 @@ def _render(pairs: Sequence[Pair], template: ChatTemplate) -> Rendered:
 
 
 def _first(rendered: Rendered, n: int) -> Rendered:
-    return Rendered(
-        rendered.harmful_ids[:n], rendered.harmless_ids[:n], rendered.harmful[:n], rendered.harmless[:n]
-    )
+    return Rendered(rendered.harmful_ids[:n], rendered.harmless_ids[:n], rendered.harmful[:n], rendered.harmless[:n])

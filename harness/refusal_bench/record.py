@@ -486,7 +486,9 @@ def read_record(path: Path) -> Record:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give the path of a record.json.") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: is not JSON ({error.msg}); give the path of a record.json.") from error
+        raise InputError(
+            f"{path}:{error.lineno}: is not JSON ({error.msg}); give the path of a record.json."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -4,7 +4,7 @@ The chosen candidate is the one with the lowest bypass score among those with KL
 INDUCE_THRESHOLD and layer < DEPTH_LIMIT of depth. The scan gives the same answer as evaluating all three quantities for
 every candidate, with less work:
 
-1. KL of each prompt is never negative, so the sum over the first prompts divided by the number of all prompts is a lower
+1. KL of each prompt is never negative, so the sum over the first prompts, divided by the number of all, is a lower
    bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen double each round.
 2. Bypass is computed for the survivors only.
 3. Induce is computed in ascending order of bypass, until one passes.
@@ -169,12 +169,7 @@ class _Scan:
         while trials and trials[0].seen < n:
             seen = trials[0].seen
             until = min(n, 2 * seen or FIRST_PROMPTS)
-            base = self.base_harmless[seen:until]
-            sums = self.backend.logits(
-                self.data.harmless[seen:until],
-                lambda logits, rows, base=base: kl_divergence(base[rows].to(logits), logits),
-                Ablate.each(self._stack(trials)),
-            ).sum(dim=1)
+            sums = self.kl_sums(trials, seen, until)
             trials = [
                 replace(trial, kl_sum=trial.kl_sum + float(kl), seen=until)
                 for trial, kl in zip(trials, sums, strict=True)
@@ -186,27 +181,35 @@ class _Scan:
             on_progress(len(dropped) + (len(trials) if until == n else 0))
         return trials, dropped
 
+    def kl_sums(self, trials: list[_Trial], start: int, stop: int) -> Float[Tensor, " variant"]:
+        """KL of each candidate summed over some of the harmless prompts."""
+        base = self.base_harmless[start:stop]
+        return self.backend.logits(
+            self.data.harmless[start:stop],
+            lambda logits, rows: kl_divergence(base[rows].to(logits), logits),
+            Ablate.each(self.stack(trials)),
+        ).sum(dim=1)
+
     def bypass(self, trials: list[_Trial]) -> list[_Trial]:
         """Mean refusal score of harmful prompts with each direction ablated."""
         if not trials:
             return []
-        ablate = Ablate.each(self._stack(trials))
+        ablate = Ablate.each(self.stack(trials))
         means = scores(self.backend, self.data.harmful, self.data.refusal_tokens, ablate).mean(dim=1)
         return [replace(trial, bypass=float(mean)) for trial, mean in zip(trials, means, strict=True)]
 
     def induce(self, trial: _Trial) -> _Trial:
         """Mean refusal score of harmless prompts with the vector added at its layer, and the filter on it."""
-        add = Add(self._stack([trial]), trial.layer)
+        add = Add(self.stack([trial]), trial.layer)
         mean = float(scores(self.backend, self.data.harmless, self.data.refusal_tokens, add).mean())
         return replace(trial, induce=mean, rejected=None if mean > INDUCE_THRESHOLD else "induce")
 
-    def _stack(self, trials: list[_Trial]) -> Float[Tensor, "variant d_model"]:
+    def stack(self, trials: list[_Trial]) -> Float[Tensor, "variant d_model"]:
+        """The candidates' vectors."""
         return torch.stack([self.vectors[trial.place, trial.layer] for trial in trials])
 
 
-def _least_bad(
-    scan: _Scan, failed: list[_Trial], dropped: list[_Trial]
-) -> tuple[_Trial, list[_Trial], list[_Trial]]:
+def _least_bad(scan: _Scan, failed: list[_Trial], dropped: list[_Trial]) -> tuple[_Trial, list[_Trial], list[_Trial]]:
     """Choose among candidates of which none passed: lowest bypass with induce passing, else lowest bypass.
 
     Candidates that pass KL come first; without any, the LEAST_BAD ones of lowest mean KL so far are evaluated in full.
@@ -218,15 +221,9 @@ def _least_bad(
     near, rest = dropped[:LEAST_BAD], dropped[LEAST_BAD:]
     finished, n = [], len(scan.data.harmless)
     for trial in near:
-        remaining = scan.data.harmless[trial.seen : n]
-        if remaining:
-            base = scan.base_harmless[trial.seen : n]
-            more = scan.backend.logits(
-                remaining,
-                lambda logits, rows, base=base: kl_divergence(base[rows].to(logits), logits),
-                Ablate.each(scan._stack([trial])),
-            ).sum()
-            trial = replace(trial, kl_sum=trial.kl_sum + float(more), seen=n)
+        if trial.seen < n:
+            more = float(scan.kl_sums([trial], trial.seen, n)[0])
+            trial = replace(trial, kl_sum=trial.kl_sum + more, seen=n)
         finished.append(replace(scan.induce(scan.bypass([trial])[0]), rejected=trial.rejected))
     best = min(finished, key=lambda t: (not (t.induce or 0) > INDUCE_THRESHOLD, t.bypass, t.place, t.layer))
     return best, failed, finished + rest

@@ -58,7 +58,7 @@ class Completion:
 
     tokens: tuple[int, ...]
     """Generated ids without the end-of-sequence token."""
-    first: Float[Tensor, "..."]
+    first: Float[Tensor, ...]
     """What `reduce` kept of the first token's logits."""
 
 
@@ -233,10 +233,14 @@ class HookBackend:
         rows.variant = torch.tensor(variants, device=device)
         cache = _new_cache(self.model)
         ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
-        self._forward(ids, cache, torch.arange(len(prefix), device=device)[None].expand(len(variants), -1), logits_to_keep=1)
+        self._forward(
+            ids, cache, torch.arange(len(prefix), device=device)[None].expand(len(variants), -1), logits_to_keep=1
+        )
         return cache
 
-    def _forward(self, ids: Tensor, cache: Any, position_ids: Tensor, **options: Any) -> Float[Tensor, "row kept vocab"]:
+    def _forward(
+        self, ids: Tensor, cache: Any, position_ids: Tensor, **options: Any
+    ) -> Float[Tensor, "row kept vocab"]:
         self.counters.forward_passes += 1
         self.counters.tokens += ids.numel()
         try:
@@ -248,7 +252,8 @@ class HookBackend:
                 f"out of memory with {len(ids)} rows of {ids.shape[1]} tokens; free memory or use a smaller model, "
                 "then run the same command to go on."
             ) from error
-        return output.logits
+        logits: Tensor = output.logits
+        return logits
 
     def _prefix_length(self, prompts: Sequence[Prompt]) -> int:
         """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""

@@ -40,7 +40,7 @@ def intervening(structure: Structure, intervention: Intervention | None) -> Iter
         return hook
 
     def on_output(index: int) -> Any:
-        def hook(_: Any, args: Any, output: Any) -> Any:
+        def hook(_: Any, _args: Any, output: Any) -> Any:
             fired[index] += 1
             assert intervention is not None
             return replace_first(output, intervention.apply(first_output(output), rows.variant))
@@ -56,7 +56,9 @@ def intervening(structure: Structure, intervention: Intervention | None) -> Iter
         handles.append(structure.blocks[0].register_forward_pre_hook(count))
         points = 0
         if isinstance(intervention, Add):
-            handles.append(structure.blocks[intervention.layer].register_forward_pre_hook(on_input(0), with_kwargs=True))
+            handles.append(
+                structure.blocks[intervention.layer].register_forward_pre_hook(on_input(0), with_kwargs=True)
+            )
             points = 1
         elif isinstance(intervention, Ablate):
             handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0), with_kwargs=True))
@@ -79,7 +81,7 @@ def reading(structure: Structure) -> Iterator[list[Tensor]]:
     def on_input(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         streams.append(args[0] if args else kwargs["hidden_states"])
 
-    def on_output(_: Any, args: Any, output: Any) -> None:
+    def on_output(_: Any, _args: Any, output: Any) -> None:
         streams.append(first_output(output))
 
     handles = []

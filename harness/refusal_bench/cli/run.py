@@ -27,7 +27,9 @@ def run(
         _option("--model", "Hub id, local folder, .gguf file or alias (`models ls`); may be given more than once."),
     ],
     tasks: Annotated[str, _option("--tasks", "all, names separated by commas, or tag:NAME.")] = "all",
-    tasks_path: Annotated[list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")] = [],  # noqa: B006
+    tasks_path: Annotated[
+        list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")
+    ] = [],  # noqa: B006
     out: Annotated[Path, _option("--out", "Folder for the run's folder.")] = Path("runs"),
     leaderboard: Annotated[str, _option("--leaderboard", "Leaderboard folder, or none.")] = "leaderboards",
     method: Annotated[Literal["dim"], _option("--method", "Direction method: difference in means.")] = "dim",
@@ -54,20 +56,30 @@ def run(
     trust_remote_code: Annotated[
         bool, _option("--trust-remote-code/--no-trust-remote-code", "Run Python code that comes with a hub model.")
     ] = False,
-    system_prompt: Annotated[str, _option("--system-prompt", "default (the template's own), none, or a text.")] = "default",
+    system_prompt: Annotated[
+        str, _option("--system-prompt", "default (the template's own), none, or a text.")
+    ] = "default",
     refusal_token: Annotated[
         list[str],
         _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
     ] = [],  # noqa: B006
     seed: Annotated[int, _option("--seed", "Seed of every random draw.", min=0)] = 0,
     sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
-    quick: Annotated[bool, _option("--quick/--no-quick", "A smaller version of everything, marked in the record.")] = False,
+    quick: Annotated[
+        bool, _option("--quick/--no-quick", "A smaller version of everything, marked in the record.")
+    ] = False,
     save_completions: Annotated[
         bool, _option("--save-completions/--no-save-completions", "Also write completions, which may be harmful text.")
     ] = False,
-    resume: Annotated[bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")] = True,
-    dry_run: Annotated[bool, _option("--dry-run/--no-dry-run", "Check the input and print the plan; run nothing.")] = False,
-    json: Annotated[bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")] = False,
+    resume: Annotated[
+        bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")
+    ] = True,
+    dry_run: Annotated[
+        bool, _option("--dry-run/--no-dry-run", "Check the input and print the plan; run nothing.")
+    ] = False,
+    json: Annotated[
+        bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")
+    ] = False,
 ) -> None:
     """Measure refusal directions of chat models per harm domain, and check them causally.
 
@@ -172,7 +184,9 @@ def _print_plan(config: RunConfig) -> None:
     source = resolve(config.model)
     print(f"model    {source.id} ({source.kind}: {source.location if source.kind != 'local' else source.id})")
     for name, task in load_tasks(config.tasks, config.tasks_path).items():
-        print(f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows")
+        print(
+            f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows"
+        )
     print(f"sections {', '.join(config.sections) or 'none'}")
     print(f"sizes    {config.sizes.model_dump_json()}")
     print(f"out      {config.out}; leaderboard {config.leaderboard or 'none'}")

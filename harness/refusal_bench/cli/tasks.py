@@ -12,7 +12,9 @@ app = typer.Typer(help="Harm domains: list, show, check, count, start a new one.
 
 TasksPath = Annotated[
     list[Path],
-    typer.Option("--tasks-path", envvar="REFUSAL_BENCH_TASKS_PATH", help="Additional folder with manifests; repeatable."),
+    typer.Option(
+        "--tasks-path", envvar="REFUSAL_BENCH_TASKS_PATH", help="Additional folder with manifests; repeatable."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

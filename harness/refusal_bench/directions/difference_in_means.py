@@ -8,7 +8,8 @@ from numpy import ndarray
 
 
 def difference_in_means(
-    harmful: Float[ndarray, "n_harmful position layer d_model"], harmless: Float[ndarray, "n_harmless position layer d_model"]
+    harmful: Float[ndarray, "n_harmful position layer d_model"],
+    harmless: Float[ndarray, "n_harmless position layer d_model"],
 ) -> Float[ndarray, "position layer d_model"]:
     """Mean harmful minus mean harmless residual, streamed prompt by prompt in float64 (the inputs may be on disk)."""
     # Residuals hold a few coordinates a thousand times the rest; float32 sums would lose the difference.

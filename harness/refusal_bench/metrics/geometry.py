@@ -1,4 +1,4 @@
-"""How directions lie to each other: cosines with their noise, spectra in both conventions, clusters, a verdict in words.
+"""How directions lie to each other: cosines with their noise, spectra in both conventions, clusters, a verdict.
 
 Everything follows from the prompts' Gram matrix: a direction is a weighted mean of pair differences (harmful minus
 harmless twin), so a resampled cosine is a product of weights and the one matrix of inner products.
@@ -43,7 +43,9 @@ def reliability(differences: Float[ndarray, "pair d_model"], n_splits: int, seed
         return Reliability(split_half=None, split_half_ci95=None, n_splits=0)
     first, second = half_weights(len(differences), n_splits, np.random.default_rng(seed))
     gram = differences.astype(float) @ differences.T.astype(float)
-    cross, one, two = (np.einsum("sp,pq,sq->s", a, gram, b) for a, b in ((first, second), (first, first), (second, second)))
+    cross, one, two = (
+        np.einsum("sp,pq,sq->s", a, gram, b) for a, b in ((first, second), (first, first), (second, second))
+    )
     values = spearman_brown(cross / np.sqrt(one * two))
     low, high = percentile_interval(values)
     return Reliability(split_half=float(values.mean()), split_half_ci95=(float(low), float(high)), n_splits=n_splits)
@@ -101,21 +103,24 @@ def cosines(gram: Float[ndarray, "... n n"]) -> Float[ndarray, "... n n"]:
     cosine = np.clip(gram / norm[..., :, None] / norm[..., None, :], -1, 1)
     index = np.arange(gram.shape[-1])
     cosine[..., index, index] = 1.0
-    return (cosine + np.swapaxes(cosine, -1, -2)) / 2
+    symmetric: ndarray = (cosine + np.swapaxes(cosine, -1, -2)) / 2
+    return symmetric
 
 
 def spectrum(cosine: Float[ndarray, "... n n"], *, centred: bool) -> Float[ndarray, "... n"]:
     """Eigenvalues, descending, of the Gram matrix of unit vectors, with their mean subtracted if `centred`."""
     n = cosine.shape[-1]
     centring = np.eye(n) - 1 / n if centred else np.eye(n)
-    return np.clip(np.linalg.eigvalsh(centring @ cosine @ centring)[..., ::-1], 0, None)
+    eigenvalues: ndarray = np.clip(np.linalg.eigvalsh(centring @ cosine @ centring)[..., ::-1], 0, None)
+    return eigenvalues
 
 
 def principal_components(directions: Float[ndarray, "n d_model"]) -> Float[ndarray, "k d_model"]:
     """Orthonormal uncentred principal components of the unit directions, strongest first."""
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     _, singular, right = np.linalg.svd(unit, full_matrices=False)
-    return right[singular > 1e-6 * singular[0]]
+    components: ndarray = right[singular > 1e-6 * singular[0]]
+    return components
 
 
 def clusters(names: list[str], cosine: Float[ndarray, "n n"]) -> list[list[str]]:
@@ -152,7 +157,7 @@ def verdict(
     )
 
 
-def _pair(values: Float[ndarray, "2"]) -> tuple[float, float]:
+def _pair(values: Float[ndarray, 2]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
@@ -183,7 +188,11 @@ def _disattenuated(
     good = share >= MIN_RELIABILITY
     corrected: list[list[float | None]] = [
         [
-            1.0 if i == j and good[i] else float(np.clip(cosine[i, j] / ceiling[i, j], -1, 1)) if good[i] and good[j] else None
+            1.0
+            if i == j and good[i]
+            else float(np.clip(cosine[i, j] / ceiling[i, j], -1, 1))
+            if good[i] and good[j]
+            else None
             for j in range(len(names))
         ]
         for i in range(len(names))
@@ -197,9 +206,7 @@ def _disattenuated(
     return corrected, ceiling, warnings
 
 
-def _sign_flip_p(
-    gram: ndarray, means: ndarray, cosine: ndarray, rng: np.random.Generator
-) -> list[list[float | None]]:
+def _sign_flip_p(gram: ndarray, means: ndarray, cosine: ndarray, rng: np.random.Generator) -> list[list[float | None]]:
     """Two-sided permutation p-value of cosine 0: labels exchanged at random within pairs of both domains."""
     signs = rng.choice([-1.0, 1.0], size=(N_PERMUTATIONS, 1, gram.shape[0]))
     weights = signs * means
@@ -228,4 +235,5 @@ def _spectrum(cosine: ndarray, replicates: ndarray, null: ndarray, *, centred: b
 
 
 def _shares(eigenvalues: Float[ndarray, "... n"]) -> Float[ndarray, "... n"]:
-    return eigenvalues / np.maximum(eigenvalues.sum(axis=-1, keepdims=True), 1e-300)
+    shares: ndarray = eigenvalues / np.maximum(eigenvalues.sum(axis=-1, keepdims=True), 1e-300)
+    return shares

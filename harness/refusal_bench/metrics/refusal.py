@@ -26,9 +26,7 @@ def refusal_score(logits: Float[Tensor, "row vocab"], refusal_tokens: Sequence[i
     return torch.log(probability + SCORE_EPSILON) - torch.log1p(SCORE_EPSILON - probability)
 
 
-def kl_divergence(
-    base: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]
-) -> Float[Tensor, " row"]:
+def kl_divergence(base: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """KL(base ‖ changed) in nats of the next-token distributions, exact in float64, never negative."""
     base_log, changed_log = (torch.log_softmax(x.double(), dim=-1) for x in (base, changed))
     terms = torch.where(base_log > -torch.inf, base_log.exp() * (base_log - changed_log), 0.0)

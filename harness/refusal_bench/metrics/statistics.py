@@ -14,10 +14,13 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return float(interval.low), float(interval.high)
 
 
-def percentile_interval(replicates: Float[ndarray, "replicate ..."], confidence: float = 0.95) -> Float[ndarray, "2 ..."]:
+def percentile_interval(
+    replicates: Float[ndarray, "replicate ..."], confidence: float = 0.95
+) -> Float[ndarray, "2 ..."]:
     """Percentile interval over the first axis (Efron 1979); axis 0 of the result is low, high."""
     tail = (1 - confidence) / 2
-    return np.quantile(replicates, [tail, 1 - tail], axis=0)
+    interval: ndarray = np.quantile(replicates, [tail, 1 - tail], axis=0)
+    return interval
 
 
 def bootstrap_mean(values: Float[ndarray, " n"], n_bootstrap: int, seed: int) -> tuple[float, float]:
@@ -39,9 +42,10 @@ def mcnemar_exact(before: str, after: str, label: str = "R") -> float:
     return 1.0 if lost + gained == 0 else float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
 
 
-def spearman_brown(half: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
+def spearman_brown(half: ndarray) -> ndarray:
     """Reliability of the whole from the correlation of its halves, 2r / (1 + r) (Spearman 1910, Brown 1910)."""
-    return 2 * half / (1 + half)
+    whole: ndarray = 2 * half / (1 + half)
+    return whole
 
 
 def half_weights(n: int, splits: int, rng: np.random.Generator) -> tuple[ndarray, ndarray]:

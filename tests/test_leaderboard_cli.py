@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from record_factory import DOMAINS, make_record, record_dict
+from refusal_bench.cli.leaderboard import app
+from refusal_bench.errors import InputError, RefusalBenchError
+from refusal_bench.leaderboard import add_record
+from refusal_bench.leaderboard.rows import COLUMNS
+from refusal_bench.record import Record
+from typer.testing import CliRunner, Result
+
+
+def call(*args: str, **env: str) -> Result:
+    return CliRunner().invoke(app, list(args), env=env)
+
+
+@pytest.fixture
+def leaderboard(tmp_path: Path) -> Path:
+    folder = tmp_path / "leaderboards"
+    add_record(folder, make_record())
+    return folder
+
+
+def test_ls_prints_rows(leaderboard: Path) -> None:
+    done = call("ls", "--leaderboard", str(leaderboard))
+    assert done.exit_code == 0
+    assert all(name in done.stdout for name in DOMAINS)
+
+
+def test_ls_json_prints_only_json(leaderboard: Path) -> None:
+    (leaderboard / "records" / "broken.json").write_text("{")
+    done = call("ls", "--json", REFUSAL_BENCH_LEADERBOARD=str(leaderboard))
+    rows = json.loads(done.stdout)
+    assert [row["task"] for row in rows] == list(DOMAINS)
+    assert list(rows[0]) == list(COLUMNS)
+    assert "broken.json:1" in done.stderr
+
+
+def test_add_stores_a_record(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(make_record(run_id="other").to_json())
+    done = call("add", str(file), "--leaderboard", str(tmp_path / "new"))
+    assert done.exit_code == 0
+    assert Path(done.stdout.strip()).is_file()
+
+
+def test_add_refuses_a_contradiction(tmp_path: Path, leaderboard: Path) -> None:
+    data = record_dict(run_id="forged")
+    data["results"]["geometry"]["effective_rank"] = 1.0
+    file = tmp_path / "record.json"
+    file.write_text(Record.model_validate(data).to_json())
+    done = call("add", str(file), "--leaderboard", str(leaderboard))
+    assert isinstance(done.exception, RefusalBenchError)
+    assert done.exception.exit_code == 1
+    assert "effective_rank" in str(done.exception)
+
+
+def test_validate_passes_a_sound_leaderboard(leaderboard: Path) -> None:
+    done = call("validate", "--leaderboard", str(leaderboard))
+    assert (done.exit_code, done.stdout) == (0, "1 record and both tables are sound\n")
+
+
+def test_validate_prints_every_problem_with_its_file(leaderboard: Path) -> None:
+    (sound,) = leaderboard.rglob("records/*/*.json")
+    text = sound.read_text()
+    (sound.parent / "renamed.json").write_text(text)
+    (sound.parent / "broken.json").write_text(text[:-10])
+    data = json.loads(text)
+    data["results"]["tasks"]["fraud"]["refusal"]["ablated_harmful"]["n"] = 99
+    sound.write_text(json.dumps(data))
+    (leaderboard / "leaderboard.csv").unlink()
+    done = call("validate", "--leaderboard", str(leaderboard))
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    assert any("broken.json" in line and "is not JSON" in line for line in lines)
+    assert any("renamed.json: belongs at" in line for line in lines)
+    assert any(line.startswith(f"{sound}: results.tasks.fraud.refusal.ablated_harmful.n is 99") for line in lines)
+    assert any("leaderboard.csv: is missing" in line for line in lines)
+    assert any("leaderboard.jsonl: is not what the records give" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", ["ls", "validate"])
+def test_a_missing_leaderboard_is_bad_input(command: str, tmp_path: Path) -> None:
+    done = call(command, "--leaderboard", str(tmp_path / "nowhere"))
+    assert isinstance(done.exception, InputError)
+    assert "nowhere" in str(done.exception)
+
+
+def test_none_is_no_place_to_add_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "record.json").write_text(make_record().to_json())
+    done = call("add", "record.json", REFUSAL_BENCH_LEADERBOARD="none")
+    assert isinstance(done.exception, InputError)
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_that_people_look_at_needs_torch() -> None:
+    code = (
+        "import sys, refusal_bench.leaderboard, refusal_bench.report, refusal_bench.console;"
+        "import refusal_bench.cli.leaderboard, refusal_bench.cli.report;"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import multiprocessing
+import re
+from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
+
+import pytest
+from record_factory import DOMAINS, make_record, record_dict
+from refusal_bench.errors import RefusalBenchError
+from refusal_bench.leaderboard import add_record, load_records, table_faults
+from refusal_bench.leaderboard.rows import COLUMNS, rows_of
+from refusal_bench.record import Record, read_record
+
+N_WRITERS, N_EACH = 3, 4
+
+
+def read_csv(leaderboard: Path) -> list[dict[str, str]]:
+    with (leaderboard / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_jsonl(leaderboard: Path) -> list[dict[str, Any]]:
+    lines = (leaderboard / "leaderboard.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def contradictory() -> Record:
+    data = record_dict(run_id="forged")
+    data["results"]["tasks"]["fraud"]["refusal"]["ablated_harmful"]["rate"] = 0.777
+    return Record.model_validate(data)
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = make_record()
+    path = add_record(tmp_path, record)
+    assert path == tmp_path / "records" / "example-org--example-1b-chat" / "20260102-030405-abcdef.json"
+    assert read_record(path) == record
+
+
+def test_tables_hold_one_row_a_task(tmp_path: Path) -> None:
+    record = make_record(no_direction=("privacy",), quick=True)
+    add_record(tmp_path, record)
+    rows = read_jsonl(tmp_path)
+    assert [row["task"] for row in rows] == list(DOMAINS)
+    assert [row["task_status"] for row in rows] == ["ok", "no_direction", "ok"]
+    assert all(list(row) == list(COLUMNS) for row in rows)
+    fraud, results = rows[0], record.results
+    condition = results.tasks["fraud"].refusal.added_harmless
+    assert condition.ci95 is not None
+    assert (fraud["added_harmless_rate"], fraud["added_harmless_score"]) == (condition.rate, condition.score)
+    assert (fraud["added_harmless_rate_low"], fraud["added_harmless_rate_high"]) == condition.ci95
+    assert fraud["quick"] is True
+    assert fraud["n"] == 12
+    assert results.geometry is not None
+    assert results.cross_domain is not None
+    cosine, transfer = results.geometry.cosine[0], results.cross_domain.transfer[0]
+    assert fraud["mean_cosine"] == pytest.approx((cosine[1] + cosine[2]) / 2)  # type: ignore[operator]
+    assert fraud["mean_transfer"] == pytest.approx((transfer[1] + transfer[2]) / 2)  # type: ignore[operator]
+    assert results.geometry.pca.centred.explained_variance_ratio is not None
+    assert fraud["pc1_centred"] == results.geometry.pca.centred.explained_variance_ratio[0]
+
+
+def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
+    add_record(tmp_path, make_record(model_id='a, "quoted"\nname', sections=()))
+    for plain, row in zip(read_csv(tmp_path), read_jsonl(tmp_path), strict=True):
+        for name, cell in row.items():
+            expected = "" if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
+            assert plain[name] == expected
+
+
+def test_without_geometry_its_columns_are_null() -> None:
+    row = rows_of(make_record(("fraud",), sections=()))[0]
+    assert {name for name, cell in row.items() if cell is None} == {
+        "adapter_sha256",
+        "mean_cosine",
+        "mean_transfer",
+        "pc1_centred",
+        "pc1_uncentred",
+    }
+
+
+def test_tables_do_not_depend_on_the_order_of_adding(tmp_path: Path) -> None:
+    records = [make_record(model_id=f"org/m{i}", run_id=f"run-{j}") for i in range(2) for j in range(2)]
+    for record in records:
+        add_record(tmp_path / "a", record)
+    for record in reversed(records):
+        add_record(tmp_path / "b", record)
+    for name in ("leaderboard.csv", "leaderboard.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_adding_again_replaces(tmp_path: Path) -> None:
+    add_record(tmp_path, make_record(seed=1))
+    add_record(tmp_path, make_record(seed=2))
+    records, _ = load_records(tmp_path)
+    assert list(records.values()) == [make_record(seed=2)]
+    assert len(read_csv(tmp_path)) == len(DOMAINS)
+
+
+def test_a_contradictory_record_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RefusalBenchError, match=re.escape("ablated_harmful.rate is 0.777")) as raised:
+        add_record(tmp_path, contradictory())
+    assert raised.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_record_is_reported_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = tmp_path / "records" / "org--m" / "broken.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text('{"run_id": 1}')
+    with caplog.at_level(logging.WARNING):
+        add_record(tmp_path, make_record())
+    assert str(broken) in caplog.text
+    records, unreadable = load_records(tmp_path)
+    assert len(records) == 1
+    assert len(unreadable) == 1
+    assert str(broken) in unreadable[0]
+    assert broken.exists()
+
+
+def test_a_record_in_no_model_folder_is_not_overlooked(tmp_path: Path) -> None:
+    (tmp_path / "records" / "a" / "b").mkdir(parents=True)
+    for folder in ("", "a/b"):
+        (tmp_path / "records" / folder / "r.json").write_text(make_record().to_json())
+    assert len(load_records(tmp_path)[0]) == 2
+
+
+def test_tables_that_were_edited_or_lost_are_noticed(tmp_path: Path) -> None:
+    add_record(tmp_path, make_record())
+    records, _ = load_records(tmp_path)
+    assert table_faults(tmp_path, records) == []
+    with (tmp_path / "leaderboard.csv").open("a") as file:
+        file.write("x\n")
+    (tmp_path / "leaderboard.jsonl").unlink()
+    faults = table_faults(tmp_path, records)
+    assert ["leaderboard.csv" in faults[0], "leaderboard.jsonl: is missing" in faults[1]] == [True, True]
+
+
+def write_many(leaderboard: Path, writer: int, start: Any) -> None:
+    records = [make_record(("fraud",), sections=(), run_id=f"run-{writer}-{i}") for i in range(N_EACH)]
+    start.wait(60)
+    for record in records:
+        add_record(leaderboard, record)
+
+
+def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(N_WRITERS + 1)
+    writers = [context.Process(target=write_many, args=(tmp_path, i, start)) for i in range(N_WRITERS)]
+    for writer in writers:
+        writer.start()
+    try:
+        start.wait(60)
+    except BrokenBarrierError:
+        pytest.fail("a writer did not start")
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * N_WRITERS
+    expected = {f"run-{writer}-{i}" for writer in range(N_WRITERS) for i in range(N_EACH)}
+    assert {row["run_id"] for row in read_csv(tmp_path)} == expected
+    assert {row["run_id"] for row in read_jsonl(tmp_path)} == expected
+    assert not list(tmp_path.rglob("*.tmp"))
