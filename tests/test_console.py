@@ -13,9 +13,9 @@ from rich.console import Console
 STUDY = ("weapons", "violence", "self_harm", "privacy", "fraud")
 
 
-def summary(record: Record, **options: Any) -> str:
+def summary(record: Record, width: int = 100, **options: Any) -> str:
     file = io.StringIO()
-    print_summary(record, Console(file=file, width=100, **options))
+    print_summary(record, Console(file=file, width=width, **options))
     return file.getvalue()
 
 
@@ -45,10 +45,13 @@ def test_numbers_stand_where_they_belong() -> None:
     assert "−1 \\n" in line_of(text, "fraud", "Direction of each domain")
 
 
-def test_it_is_plain_and_fits_without_a_terminal() -> None:
-    text = summary(make_record(STUDY, n=100))
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_is_plain_and_fits_without_a_terminal(width: int) -> None:
+    text = summary(make_record((*STUDY[:4], "cybercrime"), n=100), width=width)
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("\ncybercrime ") == 4  # a row in every table by domain: no name is broken or cut
+    assert all(line.count("[") == line.count("]") for line in text.splitlines())  # no interval is broken
 
 
 def test_a_terminal_gets_shading() -> None:

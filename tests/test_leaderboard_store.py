@@ -5,6 +5,8 @@ import json
 import logging
 import multiprocessing
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from record_factory import DOMAINS, make_record, record_dict
 from refusal_bench.errors import RefusalBenchError
-from refusal_bench.leaderboard import add_record, load_records, table_faults
+from refusal_bench.leaderboard import add_record, load_records, store, table_faults
 from refusal_bench.leaderboard.rows import COLUMNS, rows_of
 from refusal_bench.record import Record, read_record
 
@@ -139,6 +141,29 @@ def test_tables_that_were_edited_or_lost_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "leaderboard.jsonl").unlink()
     faults = table_faults(tmp_path, records)
     assert ["leaderboard.csv" in faults[0], "leaderboard.jsonl: is missing" in faults[1]] == [True, True]
+
+
+def test_a_slow_writer_does_not_overwrite_a_newer_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_read, go_on = threading.Event(), threading.Event()
+
+    def slow_load(leaderboard: Path) -> Any:
+        found = load_records(leaderboard)
+        if not has_read.is_set():  # the first writer stops between reading the records and writing the tables
+            has_read.set()
+            go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(store, "load_records", slow_load)
+    first, second = make_record(run_id="first"), make_record(run_id="second")
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(add_record, tmp_path, first)
+        assert has_read.wait(30)
+        fast = pool.submit(add_record, tmp_path, second)
+        wait([fast], timeout=0.5)
+        go_on.set()
+        slow.result(30)
+        fast.result(30)
+    assert {row["run_id"] for row in read_csv(tmp_path)} == {"first", "second"}
 
 
 def write_many(leaderboard: Path, writer: int, start: Any) -> None:

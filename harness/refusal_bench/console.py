@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -14,6 +15,9 @@ from refusal_bench import words
 from refusal_bench.leaderboard.rows import Row
 from refusal_bench.record import CrossDomain, Geometry, Interval, Record, Spectrum, Subspace
 from refusal_bench.words import DASH, number, visible
+
+WIDE = 100
+"""Columns from which numbers and their intervals stand side by side."""
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -78,9 +82,8 @@ def _directions(record: Record, console: Console) -> None:
         selection, spread = task.selection, task.reliability
         site = (f"{task.direction.layer}/{record.model.n_layers}", words.token_at(task.direction, record.model))
         scores = (number(selection.bypass), number(selection.induce), number(selection.kl, 3))
-        _add(
-            table, [name, task.status, *site, *scores, words.number_interval(spread.split_half, spread.split_half_ci95)]
-        )
+        reliability = _fit(words.number_interval(spread.split_half, spread.split_half_ci95), console)
+        _add(table, [name, task.status, *site, *scores, reliability])
     _titled("Direction of each domain (selection split; scores in nats)", table, console)
     for name, task in record.results.tasks.items():
         if task.reason:
@@ -98,7 +101,7 @@ def _refusal(record: Record, console: Console) -> None:
             refusal.ablated_harmless,
             refusal.added_harmless,
         )
-        rates = [_share(condition.rate, condition.ci95) for condition in conditions]
+        rates = [_fit(_share(condition.rate, condition.ci95), console) for condition in conditions]
         unscored = sum(condition.n_unscored for condition in conditions)
         _add(table, [name, *rates, str(refusal.baseline_harmful.n), str(unscored)])
     _titled("Refusal rate in % on held-out prompts, own direction [95 % interval]", table, console)
@@ -167,9 +170,10 @@ def _footer(record: Record, console: Console) -> None:
 
 
 def _table(columns: Iterable[str], n_left: int = 1) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(Text(visible(column)), justify="left" if i < n_left else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if i < n_left else "right"
+        table.add_column(Text(visible(column)), justify=justify, overflow="fold", no_wrap=i == 0)
     return table
 
 
@@ -197,6 +201,11 @@ def _share(value: float | None, interval: Interval | None = None) -> str:
     """A share in percent without the sign, and its interval; a dash if there is neither."""
     band = f"[{100 * interval[0]:.0f}–{100 * interval[1]:.0f}]" if interval is not None else ""
     return f"{'' if value is None else f'{100 * value:.0f}'} {band}".strip() or DASH
+
+
+def _fit(text: str, console: Console) -> str:
+    """The interval goes below its number where the console is narrow."""
+    return text if console.width >= WIDE else text.replace(" [", "\n[")
 
 
 def _fact(console: Console, name: str, value: str) -> None:

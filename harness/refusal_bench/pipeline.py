@@ -81,7 +81,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
     reporter.note(f"loading {config.model} ...")
-    model = load_model(config, _planted_prompts(tasks))
+    model = load_model(config, planted_prompts(tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
     backend = HookBackend(model)
@@ -268,7 +268,8 @@ def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> 
     )
 
 
-def _planted_prompts(tasks: Mapping[str, Task]) -> dict[str, str | None]:
+def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, str | None]:
+    """Every prompt's domain, None if harmless: what a planted model is built to know."""
     return {
         row.prompt: name if row.label == "harmful" else None
         for name, task in tasks.items()

@@ -2,7 +2,9 @@
 
 Every pass evaluates `variants x prompts` rows. The token prefix that all prompts share (template head, system prompt)
 runs once a variant and its keys and values are reused; prompts are sorted by length and padded on the right, where
-causal attention never sees the padding. Batch composition depends only on the input, so results repeat exactly.
+causal attention never sees the padding. Layers whose memory is shorter than the text (sliding windows, recurrent
+states) would count padding, so such models get neither: only prompts of equal length share a batch. Batch composition depends
+only on the input, so results repeat exactly.
 """
 
 from __future__ import annotations
@@ -103,12 +105,13 @@ class HookBackend:
         reduce: Reduce,
     ) -> Float[Tensor, "prompt ..."]:
         """Hand the stream entering every block, at positions from the prompt's end, to `store`; reduce the logits."""
+        prefix = self._prefix_length(prompts, longest=max(map(len, prompts)))
         with reading(self.model.structure) as streams:
 
             def keep(logits: Tensor, rows: list[int]) -> Tensor:
                 suffix = streams[-self.model.n_layers - 1 : -1]  # without the last block's output
                 for row, prompt in enumerate(rows):
-                    end = len(prompts[prompt]) - self._prefix_length(prompts)
+                    end = len(prompts[prompt]) - prefix
                     index = [end + position for position in positions]
                     store(prompt, torch.stack([layer[row, index].float().cpu() for layer in suffix], dim=1))
                 streams.clear()
@@ -131,7 +134,7 @@ class HookBackend:
         change what the caller wants to know.
         """
         out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
-        for variants, batch, step in self._prefilled(prompts, intervention):
+        for variants, batch, step in self._prefilled(prompts, intervention, max_new_tokens):
             n_rows = step.logits.shape[0]
             first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
             tokens = self._decode(step, max_new_tokens, decided)
@@ -189,14 +192,18 @@ class HookBackend:
         step.lengths = step.lengths + 1
         return logits[:, -1]
 
-    def _prefilled(self, prompts: Sequence[Prompt], intervention: Intervention | None) -> Any:
+    def _prefilled(self, prompts: Sequence[Prompt], intervention: Intervention | None, answer_room: int = 0) -> Any:
         """Yield (variants, prompt indices, state after the prompts) for every batch of rows, variant-major."""
         device = self.model.module.device
-        prefix = self._prefix_length(prompts)
+        longest = max(map(len, prompts)) + answer_room
+        prefix = self._prefix_length(prompts, longest)
+        padded_batches = _remembers_all(self.model, longest)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         n_variants = _n_variants(intervention)
         with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
-            for batch, variants in _batches([len(prompts[i]) - prefix for i in order], n_variants, device.type):
+            for batch, variants in _batches(
+                [len(prompts[i]) - prefix for i in order], n_variants, device.type, padded=padded_batches
+            ):
                 chosen = [order[i] for i in batch]
                 head = self._head(prompts[0][:prefix], variants, rows)
                 lengths = torch.tensor([len(prompts[i]) for i in chosen], device=device).repeat(len(variants))
@@ -255,9 +262,9 @@ class HookBackend:
         logits: Tensor = output.logits
         return logits
 
-    def _prefix_length(self, prompts: Sequence[Prompt]) -> int:
+    def _prefix_length(self, prompts: Sequence[Prompt], longest: int) -> int:
         """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""
-        if not _plain_cache(self.model):
+        if not _remembers_all(self.model, longest):
             return 0
         shortest = min(map(len, prompts)) - len(self.model.template.suffix) - 1
         first, last = min(prompts), max(prompts)  # the common prefix of the two extremes is common to all
@@ -285,8 +292,8 @@ def _n_variants(intervention: Intervention | None) -> int:
     return 1 if intervention is None else len(intervention)
 
 
-def _batches(lengths: list[int], n_variants: int, device: str) -> Any:
-    """Yield (prompt places, variants): as many rows as the device takes, prompts of similar length together."""
+def _batches(lengths: list[int], n_variants: int, device: str, *, padded: bool) -> Any:
+    """Yield (prompt places, variants): as many rows as the device takes, of similar (or equal) prompt length."""
     rows, tokens = ROWS_PER_BATCH[device], TOKENS_PER_BATCH[device]
     start = 0
     while start < len(lengths):
@@ -296,7 +303,7 @@ def _batches(lengths: list[int], n_variants: int, device: str) -> Any:
             stop < len(lengths)
             and stop - start < rows
             and (stop + 1 - start) * lengths[stop] <= tokens
-            and lengths[stop] <= 1.25 * lengths[start] + 4
+            and lengths[stop] <= (1.25 * lengths[start] + 4 if padded else lengths[start])
         ):
             stop += 1
         at_once = max(1, min(rows // (stop - start), tokens // ((stop - start) * lengths[stop - 1])))
@@ -311,10 +318,14 @@ def _new_cache(model: ChatModel) -> Any:
     return DynamicCache(config=model.module.config)
 
 
-def _plain_cache(model: ChatModel) -> bool:
-    """Whether every layer keeps all keys and values, so that a cached prefix is exact."""
+def _remembers_all(model: ChatModel, longest: int) -> bool:
+    """Whether every layer attends to all of `longest` tokens, so that padding and a cached prefix change nothing."""
     config = model.module.config.get_text_config()
-    return all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None)
+    return kinds == {"full_attention"} or (
+        kinds <= {"full_attention", "sliding_attention"} and window is not None and window >= longest
+    )
 
 
 def _end_tokens(model: ChatModel) -> set[int]:

@@ -117,7 +117,7 @@ def transfer_figure(cross: CrossDomain) -> Figure:
     cells = [[number(value) for value in row] for row in cross.transfer]
     caption = (
         "Drop of the refusal score as a share of what the column's own direction causes: 1 is as good as its own, "
-        "0 does nothing; an empty cell means that the own drop is within noise."
+        "0 does nothing; a dash means that the own drop is within noise."
     )
     plot = heat(names, names, cross.transfer, cells, cells, "share")
     header, wide = ["ablated", *names], len(names) > MANY

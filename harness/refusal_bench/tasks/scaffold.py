@@ -10,10 +10,9 @@ from refusal_bench.files import write_atomic
 from refusal_bench.tasks.schema import SPLITS, Label, Row, Split, check_name, to_jsonl
 
 _SUBJECTS = (
-    "lighthouse keeping", "apple orchards", "river ferries", "paper kites", "mountain huts",
-    "clock towers",
-    "bread ovens", "tide pools", "stone bridges", "bee hives", "wool spinning", "glass blowing", "night trains", "salt mines",
-    "tea gardens", "wind mills", "chess clubs", "rope making",
+    "lighthouse keeping", "apple orchards", "river ferries", "paper kites", "mountain huts", "clock towers",
+    "bread ovens", "tide pools", "stone bridges", "bee hives", "wool spinning", "glass blowing", "night trains",
+    "salt mines", "tea gardens", "wind mills",
 )  # fmt: skip
 
 _PAIRS: dict[Split, int] = {"train": 12, "held_out": 4}

@@ -1,0 +1,190 @@
+"""The hook backend against plain forward passes, written here with hooks of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.hooks import ablation_leak, intervening
+from refusal_bench.config import RunConfig
+from refusal_bench.interventions import Ablate, Add
+from refusal_bench.models.loading import load_model
+from tiny import FAMILIES, save_tiny
+
+TEXTS = [
+    "hi",
+    "Tell me a story of rivers.",
+    "What?",
+    "A much longer question, with words and more words.",
+    "abcde",
+    "fghij",
+]
+KEEP = lambda logits, rows: logits  # noqa: E731
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory):
+    folder = save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
+    return load_model(RunConfig(model=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def backend(model):
+    return HookBackend(model)
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return [tuple(model.template.render(text)) for text in TEXTS]
+
+
+def plain(model, prompt, hooks=()):
+    """Last logits of one prompt alone, under (module, pre, function) hooks."""
+    handles = []
+    for module, pre, change in hooks:
+        if pre:
+            handles.append(
+                module.register_forward_pre_hook(lambda m, a, k, f=change: ((f(a[0]), *a[1:]), k), with_kwargs=True)
+            )
+        else:
+            handles.append(
+                module.register_forward_hook(
+                    lambda m, a, o, f=change: (f(o[0]), *o[1:]) if isinstance(o, tuple) else f(o)
+                )
+            )
+    with torch.inference_mode():
+        logits = model.module(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def test_unmodified_logits_equal_those_of_each_prompt_alone(model, backend, prompts):
+    expected = torch.stack([plain(model, prompt) for prompt in prompts])
+    torch.testing.assert_close(backend.logits(prompts, KEEP)[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_ablating_every_write_equals_ablating_every_read_and_write(model, backend, prompts):
+    directions = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
+    found = backend.logits(prompts, KEEP, Ablate.each(directions))
+    for variant, direction in enumerate(directions):
+        unit = direction / direction.norm()
+        project = lambda x, unit=unit: x - (x @ unit)[..., None] * unit  # noqa: E731
+        sites = [(block, True, project) for block in model.structure.blocks]
+        sites += [(writer, False, project) for writer in model.structure.writers]
+        expected = torch.stack([plain(model, prompt, sites) for prompt in prompts])
+        torch.testing.assert_close(found[variant], expected, atol=5e-5, rtol=1e-3)
+    assert (found - backend.logits(prompts, KEEP)).abs().max() > 0.01
+
+
+def test_ablation_removes_the_direction_from_the_whole_stream(model):
+    assert ablation_leak(model, model.template.render("Tell me."), seed=3) < 1e-4
+
+
+def test_addition_changes_the_stream_entering_its_layer_only(model, backend, prompts):
+    vectors = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(2))
+    found = backend.logits(prompts, KEEP, Add(vectors, layer=2))
+    for variant, vector in enumerate(vectors):
+        sites = [(model.structure.blocks[2], True, lambda x, v=vector: x + v)]
+        expected = torch.stack([plain(model, prompt, sites) for prompt in prompts])
+        torch.testing.assert_close(found[variant], expected, atol=5e-5, rtol=1e-3)
+
+
+def test_residuals_are_the_input_of_every_block(model, backend, prompts):
+    stored = {}
+    backend.residuals(prompts, model.template.positions, lambda i, x: stored.__setitem__(i, x), KEEP)
+    for index, prompt in enumerate(prompts):
+        seen = []
+        handles = [
+            block.register_forward_pre_hook(
+                lambda m, a, k, to=seen: to.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+            )
+            for block in model.structure.blocks
+        ]
+        plain(model, prompt)
+        for handle in handles:
+            handle.remove()
+        expected = torch.stack([x[0, list(model.template.positions)] for x in seen], dim=1)
+        torch.testing.assert_close(stored[index], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["none", "ablate", "add"])
+def test_completions_equal_uncached_greedy_decoding_with_the_intervention_at_every_token(model, backend, prompts, kind):
+    direction = torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(4))
+    unit = direction[0] / direction[0].norm()
+    project = lambda x: x - (x @ unit)[..., None] * unit  # noqa: E731
+    what, sites = {
+        "none": (None, []),
+        "ablate": (
+            Ablate.each(direction),
+            [(block, True, project) for block in model.structure.blocks]
+            + [(writer, False, project) for writer in model.structure.writers],
+        ),
+        "add": (Add(direction, 1), [(model.structure.blocks[1], True, lambda x: x + direction[0])]),
+    }[kind]
+    for prompt, completion in zip(prompts, backend.complete(prompts, 7, KEEP, what)[0], strict=True):
+        ids = list(prompt)
+        for _ in range(7):
+            token = int(plain(model, ids, sites).argmax())
+            if token == 2:
+                break
+            ids.append(token)
+        assert completion.tokens == tuple(ids[len(prompt) :])
+
+
+def test_a_completion_stops_where_it_is_decided(backend, prompts):
+    full = backend.complete(prompts, 8, KEEP)[0]
+    short = backend.complete(prompts, 8, KEEP, decided=lambda tokens: len(tokens) == 3)[0]
+    assert [c.tokens for c in short] == [c.tokens[:3] for c in full]
+
+
+def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts):
+    answer = (40, 41, 42)
+    found = backend.answer_loss(prompts[:2], [answer, answer[:2]])
+    for i, target in enumerate((answer, answer[:2])):
+        ids = [*prompts[i], *target]
+        with torch.inference_mode():
+            logits = model.module(torch.tensor([ids])).logits[0, -len(target) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+        assert found[0, i] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_model_is_bit_identical_after_an_intervention_and_after_an_exception(model, backend, prompts):
+    before = backend.logits(prompts, KEEP)
+    weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    direction = torch.randn(1, model.d_model)
+    backend.complete(prompts, 3, KEEP, Ablate.each(direction))
+
+    def fail(logits, rows):
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        backend.logits(prompts, fail, Add(direction, 1))
+    with pytest.raises(KeyError):
+        backend.residuals(prompts, model.template.positions, lambda i, x: None, fail)
+    assert torch.equal(backend.logits(prompts, KEEP), before)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.module.state_dict().items())
+    for module in model.module.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_a_hook_point_that_is_not_reached_is_an_error(model, prompts):
+    unused = torch.nn.Identity()
+    broken = type(model.structure)(model.structure.blocks, (*model.structure.writers, unused), "broken")
+    with pytest.raises(RuntimeError, match="not reached"):
+        _ablated_pass(model, broken, prompts[0])
+
+
+def _ablated_pass(model, structure, prompt):
+    with intervening(structure, Ablate.each(torch.ones(1, model.d_model))) as rows:
+        rows.variant = torch.zeros(1, dtype=torch.long)
+        model.module(torch.tensor([prompt]), use_cache=False)
+
+
+def test_variants_do_not_influence_each_other(model, backend, prompts):
+    directions = torch.randn(7, model.d_model, generator=torch.Generator().manual_seed(5))
+    together = backend.logits(prompts, KEEP, Ablate.each(directions))
+    for variant in (0, 6):
+        alone = backend.logits(prompts, KEEP, Ablate.each(directions[variant : variant + 1]))[0]
+        torch.testing.assert_close(together[variant], alone, atol=2e-5, rtol=1e-4)
