@@ -106,5 +106,12 @@ def test_the_leaderboard_shows_rates_in_percent() -> None:
     file = io.StringIO()
     print_leaderboard(rows_of(record), Console(file=file, width=120))
     rate = record.results.tasks["fraud"].refusal.baseline_harmful.rate
-    line = next(line for line in file.getvalue().splitlines() if "fraud (no direction)" in line)
-    assert f"{100 * rate:.0f}" in line.split()  # type: ignore[operator]
+    text = file.getvalue()
+    assert record.run_id in text
+    assert line_of(text, "fraud", record.run_id).split()[1:3] == ["no_direction", f"{100 * rate:.0f}"]  # type: ignore[operator]
+
+
+def test_an_empty_leaderboard_says_so() -> None:
+    file = io.StringIO()
+    print_leaderboard([], Console(file=file))
+    assert "empty" in file.getvalue()

@@ -84,11 +84,9 @@ def test_the_scan_chooses_what_the_textbook_loop_chooses_and_agrees_in_every_num
 def test_candidates_that_break_the_model_leave_with_a_bound_that_is_true(backend, domain, planted, tokens):
     positions = planted.template.positions
     vectors = vectors_of(backend, domain, positions)
-    # A direction that every token shares: ablating it wrecks the model.
-    stored = {}
-    prompts = domain.direction.harmless[:2]
-    backend.residuals(prompts, positions, stored.__setitem__, lambda logits, rows: logits[:, 0])
-    vectors[0] = stored[0][0].double()
+    # The direction that the unembedding reads compliance from: without it every answer is a coin toss.
+    answer = planted.template.tokenizer.convert_tokens_to_ids("Sure")
+    vectors[0] = planted.module.lm_head.weight[answer].double()
     data = SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
     selected = select(backend, vectors, positions, data)
     found, best = textbook(backend, vectors, positions, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Literal
 
 from rich import box
@@ -43,15 +44,19 @@ def print_summary(record: Record, console: Console) -> None:
 
 
 def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
-    """Print the leaderboard's rows as a table of the main columns."""
-    table = _table(["model", "task", "run", "harmful", "→ ablated", "harmless", "→ added", "cosine"], n_left=3)
+    """Print the main columns of the leaderboard's rows, one table a run."""
+    if not rows:
+        console.print("The leaderboard is empty; a run adds its record.")
     conditions = ("baseline_harmful", "ablated_harmful", "baseline_harmless", "added_harmless")
-    for row in rows:
-        task = f"{row['task']}{'' if row['task_status'] == 'ok' else ' (no direction)'}"
-        run = f"{row['run_id']}{' (quick)' if row['quick'] else ''}"
-        rates = [_share(_float(row[f"{name}_rate"])) for name in conditions]
-        _add(table, [str(row["model"]), task, run, *rates, number(_float(row["mean_cosine"]))])
-    _titled("Refusal rate in % by model and domain", table, console)
+    for (model, run, quick), tasks in groupby(rows, lambda row: (row["model"], row["run_id"], row["quick"])):
+        table = _table(
+            ["refusal in %", "status", "harmful", "→ ablated", "harmless", "→ added", "cosine", "transfer"], 2
+        )
+        for row in tasks:
+            rates = [_share(_float(row[f"{name}_rate"])) for name in conditions]
+            means = [number(_float(row[name])) for name in ("mean_cosine", "mean_transfer")]
+            _add(table, [str(row["task"]), str(row["task_status"]), *rates, *means])
+        _titled(visible(f"{model}  run {run}{' (quick)' if quick else ''}"), table, console)
 
 
 def _header(record: Record, console: Console) -> None:

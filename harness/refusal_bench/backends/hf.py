@@ -3,8 +3,8 @@
 Every pass evaluates `variants x prompts` rows. The token prefix that all prompts share (template head, system prompt)
 runs once a variant and its keys and values are reused; prompts are sorted by length and padded on the right, where
 causal attention never sees the padding. Layers whose memory is shorter than the text (sliding windows, recurrent
-states) would count padding, so such models get neither: only prompts of equal length share a batch. Batch composition depends
-only on the input, so results repeat exactly.
+states) would count padding, so such models get neither: only prompts of equal length share a batch. Batch composition
+depends only on the input, so results repeat exactly.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
@@ -141,7 +141,7 @@ def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[
     options = files.options(config) | ({} if files.gguf else {"use_safetensors": True})
     try:
         module = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{source.id}: its weights cannot be loaded ({_first_line(error)}).") from error
     checksums = [sha256_of(path) for path in weights]
     joined = hashlib.sha256("".join(checksums).encode()).hexdigest()
@@ -223,7 +223,7 @@ def _with_adapter(module: Any, adapter: str) -> tuple[Any, str]:
         )
     try:
         merged = PeftModel.from_pretrained(module, str(folder)).merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"{adapter}: does not fit this model ({_first_line(error)}).") from error
     return merged, sha256_of(weights)
 

@@ -189,7 +189,7 @@ def subspace_figure(subspace: Subspace) -> Figure:
         "height": 440,
         "yaxis": share_axis("refusal rate") | {"domain": [0.38, 1]},
         "xaxis": {"anchor": "y", "type": "category"},
-        "yaxis2": {"title": {"text": "KL (nats)"}, "domain": [0, 0.28], "rangemode": "tozero"},
+        "yaxis2": {"title": {"text": "KL (nats)"}, "domain": [0, 0.28], "rangemode": "tozero", "tickformat": ".2~g"},
         "xaxis2": {"anchor": "y2", "type": "category", "title": {"text": "components ablated together"}},
     }
     each = zip(steps, subspace.refusal_rate, subspace.ci95, subspace.kl, strict=True)

