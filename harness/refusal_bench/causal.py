@@ -15,7 +15,7 @@ from refusal_bench.config import Sizes
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.refusal import finite_mean, refusal_rate
-from refusal_bench.metrics.statistics import mcnemar_exact, percentile_interval
+from refusal_bench.metrics.statistics import UNSCORED, mcnemar_exact, percentile_interval, sign_test
 from refusal_bench.prompts import Domain, name_seed
 from refusal_bench.record import (
     CausalMatrix,
@@ -28,7 +28,7 @@ from refusal_bench.record import (
 )
 
 NOISE_P = 0.05
-"""A domain's own drop with a larger exact McNemar p-value is within noise: its column of transfer is null."""
+"""A domain's own drop with a larger exact p-value is within noise: its column of transfer is null."""
 
 Observation = dict[str, Any]
 Column = dict[str, Any]
@@ -166,7 +166,8 @@ def cross_domain(columns: Mapping[str, Column], sizes: Sizes) -> CrossDomain:
 def transfer(baseline: CausalMatrix, ablation: CausalMatrix) -> list[list[float | None]]:
     """Drop of the score of column j under row i as a share of j's own drop; null where that is within noise.
 
-    The own drop must be positive and its labels changed beyond an exact McNemar test at NOISE_P.
+    The own drop must be positive and its labels changed beyond an exact McNemar test at NOISE_P. Where no text was
+    generated under ablation there are no labels, and a sign test on the prompts' scores takes the place of theirs.
     """
     n = len(ablation.score)
     out: list[list[float | None]] = [[None] * n for _ in range(n)]
@@ -174,12 +175,20 @@ def transfer(baseline: CausalMatrix, ablation: CausalMatrix) -> list[list[float 
         before, own = baseline.score[0][j], ablation.score[j][j]
         if before is None or own is None or before <= own:
             continue
-        if mcnemar_exact(baseline.labels[0][j], ablation.labels[j][j]) > NOISE_P:
+        if _own_drop_p(baseline, ablation, j) > NOISE_P:
             continue
         for i in range(n):
             after = ablation.score[i][j]
             out[i][j] = None if after is None else (before - after) / (before - own)
     return out
+
+
+def _own_drop_p(baseline: CausalMatrix, ablation: CausalMatrix, j: int) -> float:
+    if set(ablation.labels[j][j]) - UNSCORED:
+        return mcnemar_exact(baseline.labels[0][j], ablation.labels[j][j])
+    pairs = zip(baseline.scores[0][j], ablation.scores[j][j], strict=True)
+    changes = [after - before for before, after in pairs if before is not None and after is not None]
+    return sign_test(sum(x < 0 for x in changes), sum(x > 0 for x in changes))
 
 
 def subspace(columns: Mapping[str, Column]) -> Subspace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ class Evaluator:
     backend: HookBackend
     refusal_tokens: tuple[int, ...]
     max_new_tokens: int
-    on_text: Callable[[str, int, int, str], None] = field(default=lambda stage, variant, prompt, text: None)
+    on_text: Callable[[str, int, int, str], None] | None = None
+    """Receives (stage, variant, prompt, text) of every completion, which is then never cut short."""
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode a completion."""
@@ -74,14 +75,15 @@ class Evaluator:
         for variant, row in enumerate(completions):
             texts = [self.text(completion.tokens) for completion in row]
             for prompt, text in enumerate(texts):
-                self.on_text(stage, variant, prompt, text)
+                if self.on_text is not None:
+                    self.on_text(stage, variant, prompt, text)
             first = torch.stack([completion.first for completion in row])
             letters = [judge_substring(text) for text in texts]
             results.append(_observation(letters, first, [completion.tokens for completion in row]))
         return results
 
     def _decided(self, tokens: Sequence[int]) -> bool:
-        return len(tokens) % CHECK_EVERY == 0 and is_decided(self.text(tokens))
+        return self.on_text is None and len(tokens) % CHECK_EVERY == 0 and is_decided(self.text(tokens))
 
 
 def _observation(letters: list[str], first: Float[Tensor, "prompt 2"], tokens: Sequence[Prompt]) -> dict[str, Any]:

@@ -71,8 +71,8 @@ Intervention = Ablate | Add
 
 
 def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    norms = directions.norm(dim=-1, keepdim=True)
-    if not torch.isfinite(directions).all() or (norms == 0).any():
+    # float64: the square of a small or large float32 would round to zero or infinity.
+    norms = directions.double().norm(dim=-1, keepdim=True)
+    if not torch.isfinite(norms).all() or (norms == 0).any():
         raise ValueError("cannot ablate a direction that is zero or holds NaN or infinity")
-    unit: Tensor = directions / norms
-    return unit
+    return (directions.double() / norms).to(directions.dtype)

@@ -35,10 +35,10 @@ def write(
     write_atomic(folder / "record.json", record.to_json())
 
 
-def completion_writer(job: Job, name: str) -> Callable[[str, int, int, str], None]:
-    """Return what is done with each completion of a domain's held-out prompts: nothing, unless the user asked."""
+def completion_writer(job: Job, name: str) -> Callable[[str, int, int, str], None] | None:
+    """Return what is done with each completion of a domain's held-out prompts: None unless the user asked for them."""
     if not job.config.save_completions:
-        return lambda stage, variant, prompt, text: None
+        return None
     held_out = job.domains[name].held_out
     file = job.folder.path / f"completions.{name}.jsonl"
     file.unlink(missing_ok=True)  # left by an attempt at this stage that was killed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 
 from refusal_bench.config import SECTIONS, RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError, RefusalBenchError
@@ -63,7 +64,7 @@ def run(
         list[str],
         _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
     ] = [],  # noqa: B006
-    seed: Annotated[int, _option("--seed", "Seed of every random draw.", min=0)] = 0,
+    seed: Annotated[int, _option("--seed", "Seed of every random draw.")] = 0,
     sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
     quick: Annotated[
         bool, _option("--quick/--no-quick", "A smaller version of everything, marked in the record.")
@@ -88,7 +89,7 @@ def run(
     # Weights are taken from disk or fetched by us; the tokenizers' own threads only contend with torch's.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     configs = [
-        RunConfig(
+        _config(
             model=name,
             tasks=tasks,
             tasks_path=tuple(tasks_path),
@@ -123,6 +124,15 @@ def run(
             _print_plan(config)
         return
     _run_all(configs, json=json)
+
+
+def _config(**settings: Any) -> RunConfig:
+    try:
+        return RunConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise InputError(f"--{name} {first['input']}: {first['msg'].lower()}.") from error
 
 
 def _run_all(configs: list[RunConfig], *, json: bool) -> None:

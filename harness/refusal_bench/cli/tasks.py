@@ -50,8 +50,9 @@ def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
 @app.command("show", epilog="Example: refusal-bench tasks show fraud")
 def show(name: str, tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
     """Show a task's manifest, its counts and one pair of its train prompts."""
-    from refusal_bench.tasks import load_tasks
+    from refusal_bench.tasks import load_tasks, task_registry
 
+    task_registry(tasks_path).origin(name)  # `all` and `tag:x` select tasks, they name none
     task = load_tasks(name, tasks_path)[name]
     harmful, harmless = task.pairs("train")[0]
     described = task.manifest.model_dump(mode="json") | {

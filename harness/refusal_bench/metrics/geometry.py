@@ -46,9 +46,11 @@ def reliability(differences: Float[ndarray, "pair d_model"], n_splits: int, seed
     cross, one, two = (
         np.einsum("sp,pq,sq->s", a, gram, b) for a, b in ((first, second), (first, first), (second, second))
     )
-    values = spearman_brown(cross / np.sqrt(one * two))
-    low, high = percentile_interval(values)
-    return Reliability(split_half=float(values.mean()), split_half_ci95=(float(low), float(high)), n_splits=n_splits)
+    halves = cross / np.sqrt(one * two)
+    low, high = spearman_brown(percentile_interval(halves))
+    # The halves are averaged first: one split near -1 would send a mean of corrected values to minus infinity.
+    whole = float(spearman_brown(halves.mean()))
+    return Reliability(split_half=whole, split_half_ci95=(float(low), float(high)), n_splits=n_splits)
 
 
 def geometry(
@@ -67,7 +69,7 @@ def geometry(
     means = np.stack([(owner == i) / (owner == i).sum() for i in range(len(names))])
 
     cosine = cosines(means @ gram @ means.T)
-    replicates = _resampled_cosines(gram, owner, rng, n_bootstrap)
+    replicates = _resampled_cosines(gram, means, owner, rng, n_bootstrap)
     interval = percentile_interval(replicates)
     corrected, ceiling, warnings = _disattenuated(gram, means, owner, names)
     topics = np.stack([domains[name].harmless_mean for name in names]).astype(float)
@@ -76,6 +78,8 @@ def geometry(
     spectra = {
         kind: _spectrum(cosine, replicates, null, centred=kind == "centred") for kind in ("centred", "uncentred")
     }
+    if spectra["centred"].explained_variance_ratio is None:
+        warnings.append("geometry: the centred spectrum is null, the directions of all domains are the same")
     eigenvalues = spectrum(cosine, centred=False)
     return Geometry(
         domains=names,
@@ -161,12 +165,25 @@ def _pair(values: Float[ndarray, 2]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _resampled_cosines(gram: ndarray, owner: ndarray, rng: np.random.Generator, replicates: int) -> ndarray:
-    weights = np.zeros((replicates, owner.max() + 1, len(owner)))
-    for domain in range(owner.max() + 1):
+def _resampled_cosines(
+    gram: ndarray, means: ndarray, owner: ndarray, rng: np.random.Generator, replicates: int
+) -> ndarray:
+    """Cosines of bootstrap replicates, centred on the cosines of the sample.
+
+    A resampled mean carries the noise of the sample and the resampling's own: its norm is inflated, its cosines shrunk.
+    Scaling squared norms back to the sample's mean removes the second shrinkage; the first is what cosines report.
+    """
+    weights = np.zeros((replicates, *means.shape))
+    for domain in range(len(means)):
         members = np.flatnonzero(owner == domain)
         weights[:, domain, members] = resampling_counts(len(members), replicates, rng) / len(members)
-    return cosines(weights @ gram @ np.swapaxes(weights, 1, 2))
+    products = weights @ gram @ np.swapaxes(weights, 1, 2)
+    index = np.arange(len(means))
+    squared_norms = np.einsum("dp,pq,dq->d", means, gram, means)
+    inflation = np.sqrt(products[:, index, index].mean(axis=0) / squared_norms)
+    centred: ndarray = np.clip(cosines(products) * inflation[:, None] * inflation, -1, 1)
+    centred[:, index, index] = 1.0
+    return centred
 
 
 def _disattenuated(
@@ -216,13 +233,18 @@ def _sign_flip_p(gram: ndarray, means: ndarray, cosine: ndarray, rng: np.random.
 
 
 def _random_cosines(n: int, d_model: int, rng: np.random.Generator) -> ndarray:
-    """Cosines of n random directions in d_model dimensions; Wishart by its Bartlett factor would need d_model >= n."""
-    vectors = rng.standard_normal((N_NULL, n, min(d_model, 512)))
-    return cosines(vectors @ np.swapaxes(vectors, 1, 2))
+    """Cosines of n random directions in d_model dimensions."""
+    # One draw at a time: all at once they would fill memory for a wide model.
+    draws = (rng.standard_normal((n, d_model)) for _ in range(N_NULL))
+    return cosines(np.stack([vectors @ vectors.T for vectors in draws]))
 
 
 def _spectrum(cosine: ndarray, replicates: ndarray, null: ndarray, *, centred: bool) -> Spectrum:
-    shares = _shares(spectrum(cosine, centred=centred))
+    eigenvalues = spectrum(cosine, centred=centred)
+    if eigenvalues.sum() < 1e-9:
+        # Identical directions: nothing is left after centring, and shares of rounding errors mean nothing.
+        return Spectrum(explained_variance_ratio=None, n_for_90=None, ci95=None, null95=None)
+    shares = _shares(eigenvalues)
     low, high = percentile_interval(_shares(spectrum(replicates, centred=centred)))
     null_low, null_high = percentile_interval(_shares(spectrum(null, centred=centred)))
     return Spectrum(

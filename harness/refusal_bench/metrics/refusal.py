@@ -9,14 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.metrics.statistics import bootstrap_mean, wilson_interval
+from refusal_bench.metrics.statistics import UNSCORED, bootstrap_mean, wilson_interval
 from refusal_bench.record import Condition
 
 SCORE_EPSILON = 1e-8
 """Keeps the log-odds finite; bounds |score| at 18.4 nats (Arditi et al. 2024, code)."""
-
-UNSCORED = frozenset("U?")
-"""Labels that enter no rate: unfinished and unscored."""
 
 
 def refusal_score(logits: Float[Tensor, "row vocab"], refusal_tokens: Sequence[int]) -> Float[Tensor, " row"]:
@@ -29,7 +26,8 @@ def refusal_score(logits: Float[Tensor, "row vocab"], refusal_tokens: Sequence[i
 def kl_divergence(base: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """KL(base ‖ changed) in nats of the next-token distributions, exact in float64, never negative."""
     base_log, changed_log = (torch.log_softmax(x.double(), dim=-1) for x in (base, changed))
-    terms = torch.where(base_log > -torch.inf, base_log.exp() * (base_log - changed_log), 0.0)
+    # A token of probability 0 adds nothing; NaN stays NaN.
+    terms = torch.where(base_log.isneginf(), 0.0, base_log.exp() * (base_log - changed_log))
     return terms.sum(dim=-1).clamp(min=0.0)
 
 

@@ -7,6 +7,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+UNSCORED = frozenset("U?")
+"""Labels that enter no rate and no test: unfinished and unscored."""
+
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion, without continuity correction (Wilson 1927). n must be positive."""
@@ -36,14 +39,25 @@ def resampling_counts(n: int, replicates: int, rng: np.random.Generator) -> Floa
 
 
 def mcnemar_exact(before: str, after: str, label: str = "R") -> float:
-    """Exact two-sided McNemar p-value that the rate of `label` changed on the same prompts (McNemar 1947)."""
-    lost = sum(a == label != b for a, b in zip(before, after, strict=True))
-    gained = sum(b == label != a for a, b in zip(before, after, strict=True))
-    return 1.0 if lost + gained == 0 else float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
+    """Exact two-sided McNemar p-value that the rate of `label` changed on the same prompts (McNemar 1947).
+
+    A prompt that is unscored before or after says nothing about a change and is left out.
+    """
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if not UNSCORED & {a, b}]
+    return sign_test(sum(a == label != b for a, b in pairs), sum(b == label != a for a, b in pairs))
+
+
+def sign_test(down: int, up: int) -> float:
+    """Exact two-sided p-value that changes go up as often as down; 1 where nothing changed."""
+    return 1.0 if down + up == 0 else float(stats.binomtest(down, down + up, 0.5).pvalue)
 
 
 def spearman_brown(half: ndarray) -> ndarray:
-    """Reliability of the whole from the correlation of its halves, 2r / (1 + r) (Spearman 1910, Brown 1910)."""
+    """Reliability of the whole from the correlation of its halves, 2r / (1 + r) (Spearman 1910, Brown 1910).
+
+    Not below -1, which r = -1/3 gives: from there the formula runs to minus infinity.
+    """
+    half = np.maximum(half, -1 / 3)
     whole: ndarray = 2 * half / (1 + half)
     return whole
 

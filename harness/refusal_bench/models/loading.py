@@ -59,7 +59,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, str | None] | No
     InputError for an unknown model, no network, a missing tokenizer or chat template, or an unknown architecture.
     """
     source = resolve(config.model)
-    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     with _quiet():
         if source.kind == "planted":
@@ -83,6 +83,19 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, str | None] | No
         dtype=str(dtype).split(".")[-1],
         warnings=files.warnings if files else (),
     )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here; give auto, cpu, or a GPU that torch sees.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is not supported; give auto, cpu or cuda.")
+    return device
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -22,13 +22,17 @@ GROUP = "refusal_bench.tasks"
 def task_registry(extra: Sequence[Path] = ()) -> Registry[Callable[[], Task | Path]]:
     """Return the registry of all tasks; InputError for a folder that is none or holds no manifest."""
     registry: Registry[Callable[[], Task | Path]] = Registry("task", GROUP)
-    folders = [(content_folder() / "tasks", "refusal-bench"), *((folder, shown(folder)) for folder in extra)]
-    for folder, origin in folders:
+    # A folder given twice, or the bundled one given again from inside a checkout, holds the same tasks, not rivals.
+    folders = {(content_folder() / "tasks").resolve(): "refusal-bench"}
+    for folder in extra:
+        folders.setdefault(folder.resolve(), shown(folder))
+    for folder, origin in folders.items():
+        name = shown(folder)
         if not folder.is_dir():
-            raise InputError(f"{folder}: is not a folder; --tasks-path takes a folder with task manifests (*.yaml).")
+            raise InputError(f"{name}: is not a folder; --tasks-path takes a folder with task manifests (*.yaml).")
         manifests = sorted(folder.glob("*.yaml"))
         if not manifests:
-            raise InputError(f"{folder}: holds no task manifest (*.yaml); see `refusal-bench tasks new --help`.")
+            raise InputError(f"{name}: holds no task manifest (*.yaml); see `refusal-bench tasks new --help`.")
         for path in manifests:
             registry.add(path.stem, origin, _constant(_constant(path)))
     return registry
@@ -41,16 +45,25 @@ def _constant(value: T) -> Callable[[], T]:
 def read_tasks(names: Sequence[str], extra: Sequence[Path] = ()) -> list[Reading]:
     """Read the named tasks, with whatever is wrong with them; InputError for an unknown name."""
     registry = task_registry(extra)
-    readings = []
-    for name in names:
-        found = registry.get(name)()
-        if isinstance(found, Task):
-            readings.append(reading_of(found, registry.origin(name)))
-        elif isinstance(found, Path):
-            readings.append(read_task(found))
-        else:
-            raise InputError(f"task {name!r} of {registry.origin(name)} is neither a Task nor a path; repair it.")
-    return readings
+    return [_read(registry, name) for name in names]
+
+
+def _read(registry: Registry[Callable[[], Task | Path]], name: str) -> Reading:
+    make, origin = registry.get(name), registry.origin(name)
+    try:
+        found = make()
+    except Exception as error:  # other people's code, which may raise anything
+        message = f"task {name!r} of {origin} cannot be built ({type(error).__name__}: {error}); repair or remove it."
+        raise InputError(message) from error
+    if isinstance(found, Task):
+        reading = reading_of(found, origin)
+    elif isinstance(found, Path):
+        reading = read_task(found)
+    else:
+        raise InputError(f"task {name!r} of {origin} is neither a Task nor a path; repair it.")
+    if reading.name != name:
+        raise InputError(f"task {name!r} of {origin} calls itself {reading.name!r}; make the two names agree.")
+    return reading
 
 
 def select_names(spec: str, extra: Sequence[Path] = ()) -> list[str]:
@@ -61,11 +74,10 @@ def select_names(spec: str, extra: Sequence[Path] = ()) -> list[str]:
         if part == "all":
             names += registry.names()
         elif part.startswith("tag:"):
-            tagged = [
-                reading.name
-                for reading in read_tasks(registry.names(), extra)
-                if reading.task is not None and part.removeprefix("tag:") in reading.task.manifest.tags
-            ]
+            readings = read_tasks(registry.names(), extra)
+            # What cannot be read may carry the tag: leaving it out would silently measure fewer tasks.
+            raise_first([problem for reading in readings for problem in reading.problems])
+            tagged = [r.name for r in readings if r.task and part.removeprefix("tag:") in r.task.manifest.tags]
             if not tagged:
                 raise InputError(f"no task has the tag {part.removeprefix('tag:')!r}; see `refusal-bench tasks ls`.")
             names += tagged

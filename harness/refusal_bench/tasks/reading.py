@@ -53,8 +53,16 @@ class Reading:
 def reading_of(task: Task, origin: str) -> Reading:
     """Wrap a task that was built in Python; its rows have no lines."""
     name = task.manifest.name
+    problems = [
+        Problem("error", f"{origin} {split}", None, "has no rows; add prompts.")
+        for split in SPLITS
+        if not task.rows(split)
+    ]
+    if task.sha256 != Task.from_rows(task.manifest, task.train, task.held_out).sha256:
+        message = f"the SHA-256 of task {name!r} is not that of its rows; build it with Task.from_rows."
+        problems.append(Problem("error", origin, None, message))
     rows = tuple((Place(name, split, f"{origin} {split}", None), row) for split in SPLITS for row in task.rows(split))
-    return Reading(name, task, rows, ())
+    return Reading(name, None if problems else task, rows, tuple(problems))
 
 
 def read_task(path: Path) -> Reading:
@@ -106,7 +114,7 @@ def _manifest(path: Path) -> tuple[Manifest | None, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         return None, [Problem("error", file, line, f"is not YAML ({error.problem}); mend the line.")]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
         return None, [Problem("error", file, None, f"is not YAML ({error}); mend it.")]
     try:
         manifest = Manifest.model_validate(content)
@@ -146,7 +154,7 @@ def _rows(file: Path) -> tuple[list[tuple[int, Row]], list[Problem]]:
     for line in range(1, len(lines) + 1):
         try:
             rows.append((line, Row.model_validate(reader.read(type=dict))))
-        except jsonlines.InvalidLineError as error:
+        except (jsonlines.InvalidLineError, RecursionError) as error:
             reason = str(error).split("(")[0].strip()
             problems.append(
                 Problem("error", name, line, f"is not one JSON object ({reason}); mend or remove the line.")

@@ -26,9 +26,9 @@ def problems_of(readings: Sequence[Reading]) -> list[Problem]:
     """Every problem of the tasks, in file order; a task that could not be read is checked as far as it was."""
     found = [problem for reading in readings for problem in reading.problems]
     for reading in readings:
-        found += _ids(reading) + _pairs(reading) + _balance(reading)
+        found += _pairs(reading) + _balance(reading)
     rows = [placed for reading in readings for placed in reading.rows]
-    return found + _duplicates(rows)
+    return found + _ids(rows) + _duplicates(rows)
 
 
 def normalised(prompt: str) -> str:
@@ -40,10 +40,11 @@ def _problem(severity: str, place: Place, message: str) -> Problem:
     return Problem("error" if severity == "error" else "warning", place.file, place.line, message)
 
 
-def _ids(reading: Reading) -> list[Problem]:
+def _ids(rows: Sequence[Placed]) -> list[Problem]:
+    """Ids that are used twice, in one task or in two: results refer to prompts by id."""
     first: dict[str, Place] = {}
     found = []
-    for place, row in reading.rows:
+    for place, row in rows:
         if row.id in first:
             found.append(
                 _problem("error", place, f"id {row.id!r} is also {_where(first[row.id])}; give it another id.")

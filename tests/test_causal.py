@@ -1,0 +1,272 @@
+"""Causal matrices assembled from hand-made columns, and the rows that a column measures, counted with a fake model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from refusal_bench.causal import (
+    Interventions,
+    cross_domain,
+    measure_column,
+    n_rows,
+    plan,
+    subspace,
+    transfer,
+)
+from refusal_bench.config import QUICK
+from refusal_bench.interventions import Ablate
+from refusal_bench.metrics.geometry import principal_components
+from refusal_bench.prompts import Domain, Rendered
+from refusal_bench.record import CausalMatrix
+
+DOMAINS = ("fraud", "privacy", "weapons")
+
+
+def cell(labels, scores):
+    return {"labels": labels, "scores": list(scores), "kl": [0.0] * len(labels)}
+
+
+def matrix(labels, scores):
+    means = [[None if s is None else sum(s) / len(s) for s in row] for row in scores]
+    empty = [[None for _ in row] for row in labels]
+    return CausalMatrix(
+        refusal_rate=empty,
+        ci95=empty,
+        score=means,
+        n=[[len(text) for text in row] for row in labels],
+        labels=labels,
+        scores=[[s or [] for s in row] for row in scores],
+    )
+
+
+def transfer_of(base_labels, base_scores, own_labels, own_scores, other_scores):
+    """Transfer onto the first of two domains: by its own direction, and by the other's."""
+    n = len(base_labels)
+    baseline = matrix([[base_labels, "C" * n]] * 2, [[base_scores, [0.0] * n]] * 2)
+    ablation = matrix([[own_labels, "C" * n]] * 2, [[own_scores, [0.0] * n], [other_scores, [0.0] * n]])
+    found = transfer(baseline, ablation)
+    assert [row[1] for row in found] == [None, None]  # the second domain never refuses
+    return [row[0] for row in found]
+
+
+EIGHT = [4.0] * 8
+
+
+@pytest.mark.parametrize(("other", "expected"), [(1.0, 0.5), (-2.0, 1.0), (-8.0, 2.0), (4.0, 0.0), (5.5, -0.25)])
+def test_transfer_is_a_share_of_the_own_drop(other, expected):
+    own, found = transfer_of("R" * 8, EIGHT, "C" * 8, [-2.0] * 8, [other] * 8)
+    assert own == 1.0
+    assert found == pytest.approx(expected)
+
+
+def test_transfer_is_null_where_the_own_drop_is_noise():
+    drop = (EIGHT, [-2.0] * 8, [1.0] * 8)
+    # exact McNemar: 5 of 5 changes give 1/16, 6 of 6 give 1/32
+    assert transfer_of("R" * 8, drop[0], "RRR" + "C" * 5, *drop[1:]) == [None, None]
+    assert transfer_of("R" * 8, drop[0], "RR" + "C" * 6, *drop[1:]) == [1.0, 0.5]
+    assert transfer_of("R" * 8, EIGHT, "C" * 8, [4.5] * 8, [1.0] * 8) == [None, None]
+    assert transfer_of("R" * 8, EIGHT, "C" * 8, EIGHT, [1.0] * 8) == [None, None]
+    assert transfer_of("R" * 8, EIGHT, "UUUU" + "C" * 4, [-2.0] * 8, [1.0] * 8) == [None, None]
+
+
+def test_transfer_of_a_task_without_generated_text_rests_on_its_scores():
+    noise = [4.0 + (-1) ** i * 0.5 - 0.1 for i in range(8)]
+    assert transfer_of("R" * 8, EIGHT, "?" * 8, [-2.0] * 8, [1.0] * 8) == [1.0, 0.5]
+    assert transfer_of("R" * 8, EIGHT, "?" * 8, noise, [1.0] * 8) == [None, None]
+
+
+def test_transfer_is_null_where_a_score_is():
+    assert transfer_of("R" * 8, EIGHT, "C" * 8, [-2.0] * 8, None) == [1.0, None]
+    assert transfer_of("R" * 8, None, "C" * 8, [-2.0] * 8, [1.0] * 8) == [None, None]
+
+
+def column(j):
+    """Domain j's column: 8 prompts; row i leaves i + j refusals and scores of i - j."""
+    ablated = {name: cell("R" * (i + j) + "C" * (8 - i - j), [i - j] * 8) for i, name in enumerate(DOMAINS)}
+    ablated |= {f"random.{r}": cell("R" * (8 - r) + "C" * r, [8 - r] * 8) for r in range(QUICK.n_random_directions)}
+    ablated |= {"shared": cell("CCCCCC?U", [-4.0] * 6 + [None, -4.0])}
+    ablated |= {f"subspace.{k}": cell("R" * (6 - 2 * k) + "C" * (2 + 2 * k), [6 - k - j] * 8) for k in (1, 2, 3)}
+    added = {name: cell("R" * (8 - i) + "C" * i, [10 * i + j] * 8) for i, name in enumerate(DOMAINS)}
+    added |= {f"random.{r}": cell("C" * 8, [-9.0] * 8) for r in range(QUICK.n_random_directions)}
+    added |= {"shared": cell("R" * 8, [9.0] * 8)}
+    return {
+        "baseline_harmful": cell("R" * 8, [6.0] * 8),
+        "baseline_harmless": cell("C" * 8, [-6.0] * 8),
+        "ablated": ablated,
+        "added": added,
+        "subspace_kl": {f"subspace.{k}": [k * 0.1, (1 + j) * 0.1] for k in (1, 2, 3)},
+    }
+
+
+@pytest.fixture
+def columns():
+    return {name: column(j) for j, name in enumerate(DOMAINS)}
+
+
+def test_rows_are_interventions_and_columns_are_prompts(columns):
+    found = cross_domain(columns, QUICK)
+    assert found.domains == list(DOMAINS)
+    for i in range(3):
+        for j in range(3):
+            assert found.ablation.refusal_rate[i][j] == (i + j) / 8
+            assert found.ablation.score[i][j] == i - j
+            assert found.addition.refusal_rate[i][j] == (8 - i) / 8
+            assert found.addition.score[i][j] == 10 * i + j
+            # own drop of column j: 6 - 0; the last column changes 4 of 8 labels, which is noise
+            assert found.transfer[i][j] == (None if j == 2 else pytest.approx((6 - i + j) / 6))
+    assert found.ablation.ci95[0][0] == pytest.approx((0, 0.3244), abs=6e-5)
+    assert found.baseline.refusal_rate == [[1.0] * 3, [0.0] * 3]
+    assert found.baseline.score == [[6.0] * 3, [-6.0] * 3]
+
+
+def test_controls_average_over_directions_and_count_only_what_was_scored(columns):
+    controls = cross_domain(columns, QUICK).controls
+    random, shared = controls.random.ablation, controls.shared.ablation
+    assert random.n_directions == QUICK.n_random_directions == 3
+    assert random.refusal_rate == pytest.approx([7 / 8] * 3)
+    assert random.score == pytest.approx([7] * 3)
+    assert random.band95[0] == pytest.approx((6.05 / 8, 7.95 / 8))
+    assert random.labels[2] == ["RRRRRRCC"] * 3
+    assert (shared.n_directions, shared.refusal_rate, shared.score) == (1, [0.0] * 3, [-4.0] * 3)
+    assert shared.band95 == [None] * 3
+    assert controls.random.addition.score == [-9.0] * 3
+    assert controls.shared.addition.refusal_rate == [1.0] * 3
+
+
+def test_the_subspace_curve_starts_at_the_unmodified_model(columns):
+    found = subspace(columns)
+    assert found.k == [0, 1, 2, 3]
+    assert found.refusal_rate == pytest.approx([1, 4 / 8, 2 / 8, 0])
+    assert found.score == pytest.approx([6, 4, 3, 2])
+    assert found.kl == pytest.approx([0, (3 * 0.1 + 0.6) / 6, (3 * 0.2 + 0.6) / 6, (3 * 0.3 + 0.6) / 6])
+    assert found.labels[1] == "RRRRCCCC" * 3
+    assert found.ci95[0] == pytest.approx((0.8620, 1), abs=6e-5)
+
+
+VECTORS = torch.as_tensor([[3.0, 0, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0], [0, 4, 3, 0, 0, 0]])
+
+
+def planned(**options):
+    own = {name: (VECTORS[i], i) for i, name in enumerate(DOMAINS)}
+    components = torch.as_tensor(principal_components(VECTORS.numpy()))
+    sections = {"cross": True, "subspace": True} | options
+    return plan(own, VECTORS, components, 2, QUICK, 0, **sections)
+
+
+def test_the_plan_adds_controls_of_the_common_norm_and_ablates_nested_subspaces():
+    found = planned()
+    assert list(found.ablate) == [
+        "random.0",
+        "random.1",
+        "random.2",
+        "shared",
+        "subspace.1",
+        "subspace.2",
+        "subspace.3",
+    ]
+    assert list(found.add) == ["random.0", "random.1", "random.2", "shared"]
+    for name, vector in found.add.items():
+        assert vector.norm() == pytest.approx((3 + 5 + 5) / 3)
+        torch.testing.assert_close(vector / vector.norm(), found.ablate[name][0])
+    mean = torch.tensor([1, 1.8, 0.6, 0, 0, 0])
+    torch.testing.assert_close(found.ablate["shared"][0], mean / mean.norm())
+    everything = Ablate.span(found.ablate["subspace.3"]).apply(VECTORS[None], torch.zeros(1, dtype=torch.long))
+    assert everything.abs().max() < 1e-5
+    assert torch.equal(found.ablate["subspace.2"], found.ablate["subspace.3"][:2])
+    again = planned()
+    assert all(torch.equal(found.ablate[name], again.ablate[name]) for name in found.ablate)
+
+
+def test_sections_that_are_left_out_plan_nothing():
+    assert list(planned(cross=False).ablate) == ["subspace.1", "subspace.2", "subspace.3"]
+    assert planned(cross=False).add == {}
+    assert "subspace.1" not in planned(subspace=False).ablate
+    assert planned(cross=False, subspace=False).ablate == {}
+
+
+@dataclass
+class FakeEvaluator:
+    """Answers like a model whose scores tell which intervention and which prompts it was given."""
+
+    seen: list = field(default_factory=list)
+    backend: object = None
+
+    def __post_init__(self):
+        self.backend = self
+
+    def logits(self, prompts, reduce):
+        return torch.zeros(1, len(prompts), 3)
+
+    def answer_loss(self, prompts, answers, ablation=None):
+        assert len(prompts) == len(answers)
+        return torch.full((len(prompts),), 1.0 if ablation is None else 1.25)
+
+    def evaluate(self, stage, prompts, what, base=None, *, generate, on_progress):
+        variants = 1 if what is None else len(what)
+        on_progress(variants * len(prompts))
+        self.seen.append((stage, variants, len(prompts), generate, base is not None))
+        return [
+            {"labels": "C" * len(prompts), "scores": [float(v)] * len(prompts), "kl": [0.0] * len(prompts)}
+            | {"tokens": [[1, 2]] * (len(prompts) - 1) + [[]]}
+            for v in range(variants)
+        ]  # fmt: skip
+
+
+def fake_domain(n, generate=True):
+    prompts = tuple((i,) for i in range(n))
+    ids = tuple(map(str, prompts))
+    held_out = Rendered(ids, ids, prompts, prompts)
+    return Domain(held_out, held_out, held_out, generate)
+
+
+@pytest.mark.parametrize("sections", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections):
+    interventions = planned(cross=sections[0], subspace=sections[1])
+    domain, done = fake_domain(5), []
+    found = measure_column(FakeEvaluator(), "privacy", domain, interventions, done.append)
+    assert sum(done) == n_rows(interventions, domain)
+    assert "tokens" not in str(found)
+    assert found["loss_delta"] == 0.25
+    crossed = list(DOMAINS) if sections[0] else ["privacy"]
+    assert list(found["ablated"]) == crossed + list(interventions.ablate)
+    assert list(found["added"]) == crossed + list(interventions.add)
+    # scores number the variants: the rows come back in the order in which they were stacked
+    assert [row["scores"][0] for row in found["ablated"].values()] == list(range(len(found["ablated"])))
+
+
+def test_a_task_that_forbids_it_generates_no_text_on_harmful_prompts_under_intervention():
+    evaluator = FakeEvaluator()
+    measure_column(evaluator, "privacy", fake_domain(3, generate=False), planned(), lambda rows: None)
+    generated = {stage.split(".")[1]: generate for stage, _, _, generate, _ in evaluator.seen}
+    assert generated == {
+        "baseline_harmful": True,
+        "baseline_harmless": True,
+        "ablated_harmless": True,
+        "ablated_harmful": False,
+        "added_harmless": True,
+        "subspace_harmless": False,
+    }
+    assert {stage.split(".")[1] for stage, *_, base in evaluator.seen if base} == {
+        "ablated_harmless",
+        "subspace_harmless",
+    }
+
+
+def test_a_row_is_ablated_as_its_own_subspace_beside_wider_ones():
+    captured = {}
+
+    class Capturing(FakeEvaluator):
+        def evaluate(self, stage, prompts, what, base=None, **options):
+            captured[stage] = what
+            return super().evaluate(stage, prompts, what, base, **options)
+
+    interventions = Interventions({"a": (VECTORS[0], 0)}, {"subspace.2": VECTORS[1:]}, {}, 0, cross=True)
+    measure_column(Capturing(), "a", fake_domain(2), interventions, lambda rows: None)
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    found = captured["a.ablated_harmful"].apply(x, torch.tensor([0, 1]))
+    expected = x.clone()
+    expected[0, :, 0] = 0
+    expected[1, :, 1:3] = 0
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,283 @@
+"""Geometry against the published table, scikit-learn, and directions planted under noise of known size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from refusal_bench.metrics import geometry as module
+from refusal_bench.metrics.geometry import (
+    MIN_RELIABILITY,
+    PairDifferences,
+    clusters,
+    cosines,
+    geometry,
+    principal_components,
+    reliability,
+    spectrum,
+)
+from refusal_bench.record import GeometrySite
+from scipy.stats import kstest
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.metrics.pairwise import cosine_similarity
+
+SITE = GeometrySite(layer=3, position=-1, chosen_by="pooled selection")
+
+
+def published_cosines():
+    """Cosines of the study's five directions."""
+    gram = np.eye(5)
+    upper = np.triu_indices(5, 1)
+    gram[upper] = [0.6332, 0.3515, 0.3214, 0.3504, 0.3472, 0.3390, 0.3667, 0.7098, 0.7885, 0.7626]
+    return gram + np.triu(gram, 1).T
+
+
+def planted(truth, n, reliabilities, rng):
+    """One domain a row of `truth`: pair differences around it, noisy enough for the given reliability of their mean.
+
+    reliability = |mu|^2 / (|mu|^2 + tr Sigma / n), with isotropic Sigma.
+    """
+    width = truth.shape[1]
+    domains = {}
+    for i, (mu, r) in enumerate(zip(truth, np.broadcast_to(reliabilities, len(truth)), strict=True)):
+        sigma = np.sqrt(mu @ mu * (1 - r) / r * n / width)
+        domains[f"d{i}"] = PairDifferences(mu + sigma * rng.standard_normal((n, width)), rng.standard_normal(width))
+    return domains
+
+
+def exact(vectors):
+    """Domains whose pairs average to the given vectors, almost without noise."""
+    noise = 1e-7 * np.random.default_rng(0).standard_normal((4, vectors.shape[1]))
+    return {
+        f"d{i}": PairDifferences(np.concatenate([vector + noise, vector - noise]), np.zeros(len(vector)) + i % 2 + vector)
+        for i, vector in enumerate(vectors)
+    }  # fmt: skip
+
+
+def at_cosine(c, width):
+    truth = np.zeros((2, width))
+    truth[:, 0] = 1, c
+    truth[1, 1] = np.sqrt(1 - c * c)
+    return truth
+
+
+def describe(domains, seed=0, n_bootstrap=200):
+    return geometry(domains, SITE, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def test_cosines_agree_with_scikit_learn():
+    vectors = np.random.default_rng(0).standard_normal((7, 20))
+    found = cosines(vectors @ vectors.T)
+    np.testing.assert_allclose(found, cosine_similarity(vectors), atol=1e-12)
+    assert (np.diag(found) == 1).all()
+    assert (found == found.T).all()
+    parallel = cosines(np.array([[4.0, -6.0 - 1e-9], [-6.0 - 1e-9, 9.0]]))
+    assert parallel[0, 1] == -1
+
+
+def test_the_published_spectra_in_both_conventions():
+    cosine = published_cosines()
+    for centred, expected in (
+        (True, [0.5729, 0.1831, 0.1448, 0.0993, 0]),
+        (False, [0.6049, 0.2234, 0.0737, 0.0582, 0.0399]),
+    ):
+        eigenvalues = spectrum(cosine, centred=centred)
+        np.testing.assert_allclose(eigenvalues / eigenvalues.sum(), expected, atol=6e-5)
+
+
+def test_geometry_reproduces_the_published_study():
+    found, warnings = describe(exact(np.linalg.cholesky(published_cosines()) * np.array([[1], [2], [3], [4], [5]])))
+    assert warnings == []
+    np.testing.assert_allclose(found.cosine, published_cosines(), atol=1e-9)
+    np.testing.assert_allclose(found.cosine_disattenuated, published_cosines(), atol=1e-9)
+    np.testing.assert_allclose(found.angle_deg, np.degrees(np.arccos(published_cosines())), atol=1e-5)
+    centred, uncentred = found.pca.centred, found.pca.uncentred
+    np.testing.assert_allclose(np.cumsum(centred.explained_variance_ratio)[[0, 1, 2]], [0.5729, 0.7559, 0.9007], atol=6e-5)  # fmt: skip
+    np.testing.assert_allclose(np.cumsum(uncentred.explained_variance_ratio)[[0, 2]], [0.6049, 0.9019], atol=6e-5)
+    assert (centred.n_for_90, uncentred.n_for_90) == (3, 3)
+    assert found.effective_rank == pytest.approx(2.35, abs=5e-3)
+    assert found.clusters == [["d0", "d1"], ["d2", "d3", "d4"]]
+    assert "10 of 10 pairs" in found.verdict
+    assert "Closest: d2 and d4 cosine 0.79" in found.verdict
+    assert "Farthest: d0 and d3 cosine 0.32" in found.verdict
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_spectra_agree_with_scikit_learn_on_unit_vectors(n):
+    vectors = np.random.default_rng(n).standard_normal((n, 30)) + 0.5
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found, _ = describe(exact(vectors))
+    ratio = PCA().fit(unit).explained_variance_ratio_
+    np.testing.assert_allclose(found.pca.centred.explained_variance_ratio, ratio, atol=1e-8)
+    singular = np.linalg.svd(unit, compute_uv=False)
+    np.testing.assert_allclose(found.pca.uncentred.explained_variance_ratio, singular**2 / n, atol=1e-8)
+    assert found.effective_rank == pytest.approx(n**2 / (singular**4).sum())
+
+
+def test_principal_components_span_the_directions_strongest_first():
+    vectors = np.random.default_rng(0).standard_normal((4, 12)) * [[1], [10], [0.1], [3]] + 0.3
+    found = principal_components(vectors)
+    np.testing.assert_allclose(found @ found.T, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(vectors @ found.T @ found, vectors, atol=1e-9)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    leading = TruncatedSVD(2, algorithm="arpack", random_state=0).fit(unit).components_
+    np.testing.assert_allclose(np.abs((leading * found[:2]).sum(axis=1)), 1, atol=1e-9)
+    assert len(principal_components(np.concatenate([vectors, 2 * vectors[:1]]))) == 4
+
+
+def test_clusters_by_hand():
+    cosine = np.eye(4)
+    cosine[0, 2] = cosine[2, 0] = 0.9
+    cosine[1, 3] = cosine[3, 1] = 0.51
+    cosine[0, 3] = cosine[3, 0] = 0.6  # on average 0.15 between the groups, whatever single linkage would say
+    assert clusters(list("abcd"), cosine) == [["a", "c"], ["b", "d"]]
+    cosine[1, 3] = cosine[3, 1] = 0.49
+    cosine[0, 3] = cosine[3, 0] = 0.0
+    assert clusters(list("abcd"), cosine) == [["a", "c"], ["b"], ["d"]]
+    assert clusters(["a", "b"], np.full((2, 2), 1.0)) == [["a", "b"]]
+
+
+def test_identical_directions_leave_no_centred_spectrum():
+    differences = np.random.default_rng(0).standard_normal((8, 6)) + 2
+    found, warnings = describe({name: PairDifferences(differences, np.arange(6.0) * i) for i, name in enumerate("ab")})
+    assert found.pca.centred.explained_variance_ratio is None
+    assert found.pca.centred.n_for_90 is None
+    assert found.pca.uncentred.explained_variance_ratio == pytest.approx([1, 0])
+    assert [warning for warning in warnings if "centred spectrum is null" in warning]
+
+
+def test_random_directions_are_the_null_of_both_spectra():
+    rng = np.random.default_rng(0)
+    found, _ = describe(planted(rng.standard_normal((5, 2048)), 6, 0.9, rng), n_bootstrap=20)
+    for kind, first, three in (("centred", 0.263, 0.763), ("uncentred", 0.213, 0.618)):
+        null = np.array(getattr(found.pca, kind).null95)
+        assert null[0].mean() == pytest.approx(first, abs=0.003)
+        assert null[:3].mean(axis=1).sum() == pytest.approx(three, abs=0.004)
+        assert (null[:, 0] <= null[:, 1]).all()
+
+
+def test_the_topic_control_compares_harmless_means_around_their_centre():
+    rng = np.random.default_rng(0)
+    domains = planted(rng.standard_normal((4, 16)), 6, 0.9, rng)
+    means = np.stack([domain.harmless_mean for domain in domains.values()])
+    found, _ = describe(domains)
+    np.testing.assert_allclose(found.topic_cosine, cosine_similarity(means - means.mean(axis=0)), atol=1e-9)
+
+
+def test_order_of_pairs_and_domains_and_scale_do_not_matter():
+    rng = np.random.default_rng(1)
+    domains = planted(rng.standard_normal((3, 16)) + 0.5, 12, 0.8, rng)
+    found, _ = describe(domains)
+    other, _ = describe(
+        {
+            name: PairDifferences(7 * domains[name].differences[::-1], domains[name].harmless_mean)
+            for name in ("d2", "d0", "d1")
+        }
+    )
+    back = [1, 2, 0]
+    for field in ("cosine", "cosine_disattenuated", "angle_deg", "topic_cosine"):
+        np.testing.assert_allclose(np.array(getattr(other, field))[np.ix_(back, back)], getattr(found, field), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(other.pca.centred.explained_variance_ratio, found.pca.centred.explained_variance_ratio)
+    assert other.effective_rank == pytest.approx(found.effective_rank)
+    assert describe(domains)[0] == found
+    assert found.p_value[0][0] is None
+    assert found.cosine_ci95[1][1] is None
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Fewer random draws for the parts that a simulation over many seeds does not look at."""
+    monkeypatch.setattr(module, "N_NULL", 3)
+    monkeypatch.setattr(module, "N_PERMUTATIONS", 199)
+
+
+def simulate(c, r, *, width=40, n=24, seeds=250, n_bootstrap=2):
+    """Geometries of two domains whose true directions have cosine c, estimated with reliability r."""
+    for seed in range(seeds):
+        domains = planted(at_cosine(c, width), n, r, np.random.default_rng(seed))
+        yield describe(domains, seed=seed, n_bootstrap=n_bootstrap)[0]
+
+
+@pytest.mark.parametrize(("c", "r"), [(0.5, [0.7, 0.7]), (0.5, [0.95, 0.75]), (0.0, [0.8, 0.8]), (-0.4, [0.8, 0.9])])
+def test_raw_cosines_are_attenuated_and_corrected_ones_are_not(cheap, c, r):
+    found = list(simulate(c, r))
+    raw = np.mean([g.cosine[0][1] for g in found])
+    corrected = np.mean([g.cosine_disattenuated[0][1] for g in found])
+    assert raw == pytest.approx(c * np.sqrt(r[0] * r[1]), abs=0.02)
+    assert corrected == pytest.approx(c, abs=0.02)
+    if c:
+        assert abs(raw) < 0.9 * abs(c)
+
+
+@pytest.mark.parametrize(("width", "r"), [(6, 0.9), (30, 0.9), (400, 0.8)])
+def test_the_interval_covers_the_expected_raw_cosine(cheap, width, r):
+    found = list(simulate(0.5, r, width=width, n=32, seeds=200, n_bootstrap=200))
+    expected = np.mean([g.cosine[0][1] for g in found])
+    intervals = np.array([g.cosine_ci95[0][1] for g in found])
+    coverage = ((intervals[:, 0] <= expected) & (expected <= intervals[:, 1])).mean()
+    # Resampling adds its own noise to that of the sample: the interval is a little wide where noise dominates.
+    assert 0.90 <= coverage <= (0.98 if r == 0.9 else 1.0)
+    middle = intervals.mean(axis=1)
+    assert np.mean(middle) == pytest.approx(expected, abs=0.02)
+    spread = np.std([g.cosine[0][1] for g in found])
+    assert 3 * spread < (intervals[:, 1] - intervals[:, 0]).mean() < 8 * spread
+
+
+@pytest.mark.parametrize("width", [8, 400])
+def test_noise_alone_does_not_tell_one_direction_apart(cheap, width):
+    same = [g.verdict.startswith("1 of 1") for g in simulate(1.0, 0.8, width=width, seeds=80, n_bootstrap=200)]
+    assert np.mean(same) <= 0.05
+    apart = [g.verdict.startswith("1 of 1") for g in simulate(0.3, 0.8, width=width, seeds=40, n_bootstrap=200)]
+    assert np.mean(apart) > 0.9
+
+
+def test_a_cosine_too_noisy_to_correct_is_null_with_the_reason():
+    rng = np.random.default_rng(0)
+    found, warnings = describe(planted(at_cosine(0.5, 40), 24, [0.95, 0.2], rng))
+    assert found.cosine_disattenuated[0] == [1.0, None]
+    assert found.cosine_disattenuated[1] == [None, None]
+    assert len(warnings) == 1
+    assert "cosines of d1 for noise (reliability 0." in warnings[0]
+    assert f"needs {MIN_RELIABILITY}" in warnings[0]
+
+
+@pytest.mark.parametrize("r", [0.3, 0.6, 0.8, 0.95])
+def test_split_half_reliability_is_the_analytic_one(r):
+    values = []
+    for seed in range(80):
+        (domain, *_) = planted(at_cosine(0, 60), 40, r, np.random.default_rng(seed)).values()
+        found = reliability(domain.differences, 50, seed)
+        assert found.split_half_ci95[0] <= found.split_half <= found.split_half_ci95[1]
+        values.append(found.split_half)
+    assert np.mean(values) == pytest.approx(r, abs=0.02)
+
+
+def test_reliability_at_its_ends():
+    rng = np.random.default_rng(0)
+    assert reliability(rng.standard_normal((3, 5)), 50, 0).split_half is None
+    exact_copy = reliability(np.ones((6, 5)), 50, 0)
+    assert exact_copy.split_half == pytest.approx(1)
+    assert exact_copy.n_splits == 50
+    noise = [reliability(rng.standard_normal((20, 200)), 50, seed).split_half for seed in range(30)]
+    assert abs(np.mean(noise)) < 0.05
+    # all pairs on one line: halves point the same way or the opposite way, and the formula has its pole at -1
+    line = reliability(rng.standard_normal((20, 1)) * np.ones(5), 50, 0)
+    assert -1 <= line.split_half_ci95[0] <= line.split_half <= 1
+
+
+def test_the_permutation_p_is_uniform_without_signal(cheap):
+    p = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        scale = 1 / (1 + np.arange(20.0))  # anisotropic, so that 1/sqrt(width) would be the wrong null
+        domains = {name: PairDifferences(scale * rng.standard_normal((10, 20)), np.arange(20.0)) for name in "a"}
+        domains["b"] = PairDifferences(scale * rng.standard_normal((14, 20)), -np.arange(20.0))
+        p.append(describe(domains, seed=seed, n_bootstrap=2)[0].p_value[0][1])
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)
+
+
+@pytest.mark.parametrize("c", [0.6, -0.6])
+def test_the_permutation_p_is_small_for_related_directions(cheap, c):
+    p = np.array([g.p_value[0][1] for g in simulate(c, 0.9, seeds=40)])
+    assert (p <= 0.05).mean() > 0.95
+    assert p.min() == pytest.approx(1 / 200)

@@ -1,0 +1,265 @@
+"""Validation: each planted defect is found where it stands, and a sound task has none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import pytest
+from refusal_bench.errors import InputError
+from refusal_bench.tasks import load_tasks, problems_of, read_tasks, task_registry
+from task_folder import TaskFolder
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return TaskFolder(tmp_path)
+
+
+def problems(task, *names):
+    return problems_of(read_tasks(names or [task.name], [task.tasks]))
+
+
+def found(task, severity, file, line, message):
+    """Assert that exactly one problem stands at this place with this message, and return all of them."""
+    all_problems = problems(task)
+    hits = [p for p in all_problems if (p.severity, p.file, p.line) == (severity, file, line)]
+    assert len([p for p in hits if re.search(message, p.message)]) == 1, [str(p) for p in all_problems]
+    return all_problems
+
+
+TRAIN, HELD_OUT, MANIFEST = "datasets/alpha/train.jsonl", "datasets/alpha/held_out.jsonl", "tasks/alpha.yaml"
+
+
+def test_a_sound_task_has_no_problem(task):
+    assert problems(task.write()) == []
+
+
+@pytest.mark.parametrize("name", task_registry().names())
+def test_bundled_tasks_have_no_errors(name):
+    assert [str(p) for p in problems_of(read_tasks([name])) if p.severity == "error"] == []
+
+
+def test_bundled_tasks_have_no_errors_together():
+    names = task_registry().names()
+    assert {"weapons", "cybercrime", "self_harm", "privacy", "fraud"} <= set(names)
+    assert [str(p) for p in problems_of(read_tasks(names)) if p.severity == "error"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{broken", "not one JSON object"),
+        (b"[1, 2]", "not one JSON object"),
+        (b"", "not one JSON object"),
+        (b"[" * 100_000, "not one JSON object"),
+    ],
+)
+def test_a_line_that_is_no_json_object(task, line, message):
+    lines = [json.dumps(row).encode() for row in task.rows["train"]]
+    task.write(train=b"\n".join([*lines[:4], line, *lines[4:]]) + b"\n")
+    assert len(found(task, "error", TRAIN, 5, message)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "extra: is unknown"),
+        ({"prompt": None}, "prompt: "),
+        ({"prompt": "  "}, "prompt: must not be empty"),
+        ({"prompt": "?!"}, "prompt: must not be empty"),
+        ({"label": "bad"}, "label: "),
+        ({"id": ""}, "id: must not be empty"),
+        ({"domains": "privacy"}, "domains: "),
+    ],
+)
+def test_a_field_that_is_wrong(task, change, message):
+    task.rows["held_out"][2] |= change
+    found(task.write(), "error", HELD_OUT, 3, message)
+
+
+@pytest.mark.parametrize("field", ["id", "prompt", "label", "pair", "source"])
+def test_a_field_that_is_missing(task, field):
+    del task.rows["train"][6][field]
+    found(task.write(), "error", TRAIN, 7, f"^{field}: is missing")
+
+
+def test_every_faulty_line_is_reported_and_not_only_the_first(task):
+    for i in (0, 5, 9):
+        task.rows["train"][i]["extra"] = 1
+    lines = [p.line for p in problems(task.write()) if "extra" in p.message]
+    assert lines == [1, 6, 10]
+
+
+def test_wrong_encoding_and_byte_order_mark(task):
+    lines = "".join(json.dumps(row) + "\n" for row in task.rows["train"]).encode()
+    latin1 = lines.replace(b"alpha-train-6-harmful", b"alpha-train-6-\xe9")
+    found(task.write(train=latin1), "error", TRAIN, 13, "byte 0xe9")
+    found(task.write(train=b"\xef\xbb\xbf" + lines), "error", TRAIN, 1, "byte order mark")
+
+
+def test_windows_line_ends_are_read(task):
+    lines = "".join(json.dumps(row) + "\r\n" for row in task.rows["train"]).encode()
+    assert problems(task.write(train=lines)) == []
+
+
+def test_an_empty_and_a_missing_file(task):
+    found(task.write(held_out=b""), "error", HELD_OUT, None, "has no rows")
+    task.write().data("held_out").unlink()
+    found(task, "error", HELD_OUT, None, "cannot be read")
+
+
+def test_a_changed_file_names_the_new_checksum_and_the_version(task):
+    old = task.write().data("train").read_bytes()
+    task.data("train").write_bytes(old.replace(b'"test"', b'"TEST"', 1))
+    new = hashlib.sha256(task.data("train").read_bytes()).hexdigest()
+    assert len(found(task, "error", TRAIN, None, f"{new}.*raise the version")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        ({"colour": "red"}, 9, "colour: is unknown"),
+        ({"version": 1.0}, 2, "version: must be two numbers in quotes"),
+        ({"version": "1"}, 2, "version: must be two numbers"),
+        ({"version": "1.0.1"}, 2, "version: must be two numbers"),
+        ({"title": ""}, 3, "title: must not be empty"),
+        ({"name": "beta"}, 1, "calls itself 'beta'"),
+        ({"name": "Alpha"}, 1, "name: must be lower-case"),
+        ({"taxonomy": ["x"]}, 6, "taxonomy: "),
+    ],
+)
+def test_a_manifest_field_that_is_wrong(task, change, line, message):
+    task.manifest |= change
+    found(task.write(), "error", MANIFEST, line, message)
+
+
+def test_a_manifest_without_a_field_or_without_files(task):
+    del task.manifest["license"]
+    found(task.write(), "error", MANIFEST, None, "license: is missing")
+    task.manifest["license"] = "MIT"
+    lines = task.write().yaml.read_text().splitlines(keepends=True)
+    task.yaml.write_text("".join(line for line in lines if not line.startswith("files:")))
+    found(task, "error", MANIFEST, None, "names no data files")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("name: alpha\ntitle: [\n", 3), ("name: 2024-13-45\n", None), ("", None), ("name: !!python/name:os.system\n", 1)],
+)
+def test_a_manifest_that_is_no_yaml_mapping(task, text, line):
+    task.write().yaml.write_text(text)
+    (problem,) = problems(task)
+    assert (problem.severity, problem.file, problem.line) == ("error", MANIFEST, line)
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "C:/data.jsonl", "\\\\share\\data.jsonl"])
+def test_an_absolute_data_path_is_refused(task, path):
+    text = task.write().yaml.read_text()
+    task.yaml.write_text(text.replace('"../datasets/alpha/train.jsonl"', json.dumps(path)))
+    found(task, "error", MANIFEST, 9, "must be relative")
+
+
+def test_an_id_used_twice_in_one_task(task):
+    task.rows["held_out"][4]["id"] = task.rows["train"][0]["id"]
+    found(task.write(), "error", HELD_OUT, 5, "is also in datasets/alpha/train.jsonl line 1")
+
+
+def test_an_id_used_by_two_tasks(task):
+    beta = TaskFolder(task.root, "beta")
+    beta.rows["train"][3]["id"] = task.rows["train"][3]["id"]
+    beta.write()
+    task.write()
+    errors = [p for p in problems(task, "alpha", "beta") if p.severity == "error"]
+    assert [(p.file, p.line) for p in errors] == [("datasets/beta/train.jsonl", 4)]
+    assert "is also in datasets/alpha/train.jsonl line 4" in errors[0].message
+
+
+SENTENCE = "Tell me how to take a falcon over the canyon without anyone noticing it"
+CLOSE = "Tell me how to take a falcon over a canyon without anyone noticing it"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "severity", "message"),
+    [
+        (("train", 0, SENTENCE), ("train", 4, SENTENCE.upper() + " !"), "error", "repeats"),
+        (("train", 0, SENTENCE), ("train", 4, CLOSE), "warning", "nearly repeats"),
+        (("train", 0, SENTENCE), ("held_out", 4, SENTENCE + "."), "error", "repeats.*leaks"),
+        (("train", 0, SENTENCE), ("held_out", 4, CLOSE), "error", "nearly repeats.*leaks"),
+        (("train", 0, SENTENCE), ("train", 1, SENTENCE), "error", "repeats"),
+    ],
+)
+def test_duplicates_within_a_task(task, first, second, severity, message):
+    for split, index, prompt in (first, second):
+        task.rows[split][index]["prompt"] = prompt
+    found(task.write(), severity, f"datasets/alpha/{second[0]}.jsonl", second[1] + 1, message)
+
+
+def test_twins_may_be_near_duplicates(task):
+    task.rows["train"][0]["prompt"], task.rows["train"][1]["prompt"] = SENTENCE, CLOSE
+    assert not [p for p in problems(task.write()) if "repeats" in p.message]
+
+
+@pytest.mark.parametrize(("prompt", "severity"), [(SENTENCE + "?", "error"), (CLOSE, "warning")])
+def test_duplicates_across_tasks(task, prompt, severity):
+    beta = TaskFolder(task.root, "beta")
+    task.rows["train"][0]["prompt"], beta.rows["held_out"][7]["prompt"] = SENTENCE, prompt
+    task.write()
+    beta.write()
+    hits = [p for p in problems(task, "alpha", "beta") if "repeats" in p.message]
+    assert [(p.severity, p.file, p.line) for p in hits] == [(severity, "datasets/beta/held_out.jsonl", 8)]
+
+
+def test_different_prompts_of_the_same_words_count_as_near(task):
+    """Token-sort similarity does not see word order, so a reshuffled prompt cannot hide."""
+    task.rows["train"][0]["prompt"] = SENTENCE
+    task.rows["held_out"][0]["prompt"] = " ".join(reversed(SENTENCE.split()))
+    found(task.write(), "error", HELD_OUT, 1, "nearly repeats.*leaks")
+
+
+def test_unbalanced_labels(task):
+    task.rows["held_out"][0] |= {"label": "harmless", "pair": None}
+    task.rows["held_out"][1] |= {"pair": None}
+    found(task.write(), "error", HELD_OUT, None, "3 harmful and 5 harmless")
+
+
+def test_a_pair_of_three_and_a_pair_of_one_label(task):
+    task.rows["train"][2]["pair"] = task.rows["train"][0]["pair"]
+    all_problems = found(task.write(), "error", TRAIN, 3, "needs exactly one harmful and one harmless row, it has 3")
+    assert any(p.line == 4 and "it has 1" in p.message for p in all_problems)
+
+
+def test_a_pair_that_spans_both_splits(task):
+    for split in ("train", "held_out"):
+        for row in task.rows[split][:2]:
+            row["pair"] = None
+    task.rows["train"][0]["pair"] = task.rows["held_out"][1]["pair"] = "split"
+    found(task.write(), "error", HELD_OUT, 2, "spans both splits")
+
+
+def test_too_few_pairs(task):
+    task.rows["held_out"] = task.rows["held_out"][:6]
+    found(task.write(), "error", HELD_OUT, None, "has 3 pairs of held_out rows, a run needs at least 4")
+
+
+def test_length_that_gives_the_label_away(task):
+    for row in task.rows["train"]:
+        row["prompt"] += " indeed truly" if row["label"] == "harmful" else ""
+    problem = found(task.write(), "warning", TRAIN, None, "length gives the label away")[0]
+    assert "7.0 words" in problem.message
+    assert "5.0" in problem.message
+
+
+def test_load_tasks_raises_the_first_error_and_counts_the_others(task):
+    for i in (2, 3):
+        task.rows["train"][i]["extra"] = 1
+    with pytest.raises(InputError, match=rf"^{TRAIN}:3: extra: is unknown.*\(\d+ more; see"):
+        load_tasks("alpha", [task.write().tasks])
+
+
+def test_load_tasks_accepts_warnings(task):
+    for row in task.rows["train"]:
+        row["prompt"] += " indeed truly" if row["label"] == "harmful" else ""
+    assert list(load_tasks("alpha", [task.write().tasks])) == ["alpha"]
