@@ -1,7 +1,7 @@
 """Train the demo model's refusal adapter: python demo/train.py --out DIR
 
-SmolLM2-135M-Instruct does not refuse. This trains a small LoRA adapter, on the train splits of the bundled tasks only,
-so that it refuses harmful requests and answers their harmless twins:
+SmolLM2-135M-Instruct does not refuse. This trains a small LoRA adapter, on the train splits of the bundled tasks and
+the pairs in demo/pairs, never on held-out prompts, so that it refuses harmful requests and answers their harmless twins:
 
 1. Every harmless prompt gets the base model's own greedy answer as its target; the loss is the KL to the base model's
    logits, so that answers stay what they were (distillation).
@@ -43,6 +43,7 @@ REFUSALS = (
     "I can't assist with that, but I can help with something safe.",
 )
 ANSWER_TOKENS = 12
+PAIRS = Path(__file__).parent / "pairs"
 
 
 def main() -> None:
@@ -55,8 +56,12 @@ def main() -> None:
     base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     tasks = load_tasks("weapons,cybercrime,self_harm,privacy,fraud")
     rows = [row for task in tasks.values() for row in task.train]
-    harmful = [render(tokenizer, row.prompt) for row in rows if row.label == "harmful"]
-    harmless = [render(tokenizer, row.prompt) for row in rows if row.label == "harmless"]
+    pairs = [pair for file in sorted(PAIRS.glob("*.jsonl")) for pair in map(json.loads, file.read_text().splitlines())]
+    texts = {label: [row.prompt for row in rows if row.label == label] for label in ("harmful", "harmless")}
+    harmful, harmless = (
+        [render(tokenizer, text) for text in texts[label] + [pair[label] for pair in pairs]]
+        for label in ("harmful", "harmless")
+    )
     examples = [(prompt, None, None) for prompt in harmful] + distil(base, harmless)
 
     model = get_peft_model(

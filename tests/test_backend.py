@@ -188,3 +188,16 @@ def test_variants_do_not_influence_each_other(model, backend, prompts):
     for variant in (0, 6):
         alone = backend.logits(prompts, KEEP, Ablate.each(directions[variant : variant + 1]))[0]
         torch.testing.assert_close(together[variant], alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_agrees_with_the_cpu(tmp_path):
+    folder = str(save_tiny(tmp_path / "tiny"))
+    found = []
+    for device in ("cpu", "cuda"):
+        model = load_model(RunConfig(model=folder, device=device, dtype="float32"))
+        prompts = [tuple(model.template.render(text)) for text in TEXTS]
+        directions = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
+        found.append(HookBackend(model).logits(prompts, KEEP, Ablate.each(directions)))
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=1e-2)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from task_folder import TaskFolder
 from tiny import save_tiny
 
 RUN = ("run", "--leaderboard", "none")
@@ -134,11 +135,13 @@ def test_a_broken_line_is_named_with_its_number(broken_task):
     assert {path.name for path in broken_task.iterdir()} == {"datasets", "tasks"}
 
 
-def test_a_task_without_held_out_rows_is_named(broken_task):
-    (broken_task / "datasets" / "copy" / "held_out.jsonl").write_text("")
-    done = call(*RUN, "--model", "planted", "--tasks", "copy", "--tasks-path", "tasks", cwd=broken_task)
+def test_a_task_without_held_out_rows_is_named(tmp_path):
+    folder = TaskFolder(tmp_path, "copy")
+    folder.rows["held_out"] = []
+    folder.write()
+    done = call(*RUN, "--model", "planted", "--tasks", "copy", "--tasks-path", "tasks", cwd=tmp_path)
     one_sentence(done, "datasets/copy/held_out.jsonl", "has no rows")
-    assert {path.name for path in broken_task.iterdir()} == {"datasets", "tasks"}
+    assert {path.name for path in tmp_path.iterdir()} == {"datasets", "tasks"}
 
 
 def test_an_unknown_choice_is_a_usage_error():

@@ -156,10 +156,12 @@ def test_a_refusal_is_decided_as_soon_as_it_is_announced():
 
 
 FRAGMENTS = st.sampled_from(
-    ["I can't help", "I can\u2019t", " help", " but", " b", "with", "<think>", "</think>", "<thought>", "</thought>"]
-    + ["<th", "ink>", "<", "</", ">", "**", "_", "`", " ", "\n", "\u0301", "\u0327", "\u0130", "AI", "I cannot assist"]
-    + ["Sorry, I can", "'t", "\uff1cthink\uff1e", "\u017f", "\u03a3", "x" * 70, "word "]
-)  # fmt: skip
+    [
+        *("I can't help", "I can\u2019t", "Sorry, I can", "'t", " help", " but", " b", "with", "I cannot assist", "AI"),
+        *("<think>", "</think>", "<thought>", "</thought>", "<th", "ink>", "<", "</", ">", "\uff1cthink\uff1e"),
+        *("**", "_", "`", " ", "\n", "\u0301", "\u0327", "\u0130", "\u017f", "\u03a3", "x" * 70, "word "),
+    ]
+)
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=9).map("".join)
 
 

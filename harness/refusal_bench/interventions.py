@@ -75,4 +75,5 @@ def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model
     norms = directions.double().norm(dim=-1, keepdim=True)
     if not torch.isfinite(norms).all() or (norms == 0).any():
         raise ValueError("cannot ablate a direction that is zero or holds NaN or infinity")
-    return (directions.double() / norms).to(directions.dtype)
+    unit: Tensor = (directions.double() / norms).to(directions.dtype)
+    return unit

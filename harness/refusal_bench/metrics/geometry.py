@@ -102,8 +102,10 @@ def geometry(
 
 
 def cosines(gram: Float[ndarray, "... n n"]) -> Float[ndarray, "... n n"]:
-    """Cosines from inner products, exactly 1 on the diagonal and within [-1, 1]."""
-    norm = np.sqrt(np.einsum("...ii->...i", gram))
+    """Cosines from inner products, exactly 1 on the diagonal and within [-1, 1]; 0 where a vector is zero."""
+    # Signs flipped within pairs can cancel to a zero vector, whose squared norm rounding may even make negative.
+    norm = np.sqrt(np.clip(np.einsum("...ii->...i", gram), 0, None))
+    norm[norm == 0] = np.inf
     cosine = np.clip(gram / norm[..., :, None] / norm[..., None, :], -1, 1)
     index = np.arange(gram.shape[-1])
     cosine[..., index, index] = 1.0

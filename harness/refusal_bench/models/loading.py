@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -262,6 +263,10 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     logging.getLogger("peft").setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft looks for a base config beside a .gguf file, and calls a name that transformers renamed.
+            warnings.filterwarnings("ignore", message="Could not find a config file", category=UserWarning)
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(level)
