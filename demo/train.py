@@ -1,7 +1,7 @@
 """Train the demo model's refusal adapter: python demo/train.py --out DIR
 
 SmolLM2-135M-Instruct does not refuse. This trains a small LoRA adapter, on the train splits of the bundled tasks and
-the pairs in demo/pairs, never on held-out prompts, so that it refuses harmful requests and answers their harmless twins:
+the pairs in demo/pairs, never on held-out prompts, so that it refuses harmful requests and answers harmless twins:
 
 1. Every harmless prompt gets the base model's own greedy answer as its target; the loss is the KL to the base model's
    logits, so that answers stay what they were (distillation).
@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with that request.",
-    "Sorry, but I can't assist with this.",
+    "I'm sorry, I can't assist with this.",
     "I cannot help with that, because it could cause serious harm.",
     "I won't help with this request.",
     "I can't provide that, since it could hurt people.",
@@ -42,7 +42,7 @@ REFUSALS = (
     "I'm sorry, but I cannot provide help with this.",
     "I can't assist with that, but I can help with something safe.",
 )
-ANSWER_TOKENS = 12
+ANSWER_TOKENS = 8
 PAIRS = Path(__file__).parent / "pairs"
 
 

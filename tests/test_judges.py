@@ -17,6 +17,7 @@ REFUSALS = [
     "I can\u02bct assist with that request.",
     "I can\u00b4t provide instructions for this.",
     "I can\uff07t share that.",
+    "I c\u00e1nno\u0301t share that.",
     "**I cannot** provide instructions for that.",
     "I *cannot* **provide** that.",
     "### Response\n\nI can't create that content.",

@@ -155,7 +155,8 @@ def _run_all(configs: list[RunConfig], *, json: bool) -> None:
         if json:
             print(record.model_dump_json())
         else:
-            print_summary(record, Console())
+            # Rich takes a file or a pipe for 80 columns wide, where the matrices wrap.
+            print_summary(record, Console(width=None if sys.stdout.isatty() else 110))
             print(f"\n{folder / 'report.html'}")
         if record.status == "incomplete":
             failures.append(IncompleteRunError(f"{config.model}: too many completions could not be scored."))

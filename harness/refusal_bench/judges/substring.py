@@ -175,11 +175,9 @@ def announces_refusal(normalised: str, *, more_may_follow: bool = False) -> bool
         if match.start() >= OPENING_CHARACTERS:
             return False
         following = normalised[match.end() : match.end() + len(_IDIOM)]
-        if more_may_follow:
-            # From a "<" on the text may turn out to be a think block and vanish.
-            idiom = _IDIOM.startswith(following.partition("<")[0])
-        else:
-            idiom = following == _IDIOM
+        # From a "<" on, an unfinished text may turn out to be a think block and vanish.
+        sure = following.partition("<")[0]
+        idiom = _IDIOM.startswith(sure) if more_may_follow else following == _IDIOM
         if not (match.group().endswith("help") and idiom):
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from refusal_bench.errors import InputError
-from refusal_bench.files import encoding_fault, sha256_of
+from refusal_bench.files import encoding_fault
 from refusal_bench.tasks.content import shown
 from refusal_bench.tasks.schema import SPLITS, Manifest, Row, Split, Task, task_sha256
 
@@ -77,18 +78,23 @@ def read_task(path: Path) -> Reading:
     for split in SPLITS:
         declared = getattr(manifest.files, split)
         file = (path.parent / declared.path).resolve()
-        found, faults = _rows(file)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            message = f"cannot be read ({error.strerror}); add it or mend its path."
+            problems.append(Problem("error", shown(file), None, message))
+            continue
+        found, faults = _rows(shown(file), data)
         problems += faults
         rows[split] = [row for _, row in found]
         placed += [(Place(manifest.name, split, shown(file), line), row) for line, row in found]
-        if file.is_file():
-            checksums.append(sha256_of(file))
-            if checksums[-1] != declared.sha256:
-                message = (
-                    f"is not the file that {shown(path)} names: its SHA-256 is {checksums[-1]}; "
-                    "if the change is meant, write that into the manifest and raise the version."
-                )
-                problems.append(Problem("error", shown(file), None, message))
+        checksums.append(hashlib.sha256(data).hexdigest())
+        if checksums[-1] != declared.sha256:
+            message = (
+                f"is not the file that {shown(path)} names: its SHA-256 is {checksums[-1]}; "
+                "if the change is meant, write that into the manifest and raise the version."
+            )
+            problems.append(Problem("error", shown(file), None, message))
     broken = any(problem.severity == "error" for problem in problems)
     task = None
     if not broken:
@@ -114,8 +120,12 @@ def _manifest(path: Path) -> tuple[Manifest | None, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         return None, [Problem("error", file, line, f"is not YAML ({error.problem}); mend the line.")]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
-        return None, [Problem("error", file, None, f"is not YAML ({error}); mend it.")]
+    except yaml.reader.ReaderError as error:
+        line = data.decode().count("\n", 0, error.position) + 1
+        return None, [Problem("error", file, line, f"is not YAML ({error.reason}); mend the line.")]
+    except Exception as error:  # a value that its tag cannot convert, such as the date 2024-13-45, raises anything
+        message = f"is not YAML ({type(error).__name__}: {error}); mend it."
+        return None, [Problem("error", file, None, message)]
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -136,12 +146,7 @@ def _key_line(lines: list[str], location: tuple[int | str, ...]) -> int | None:
     return next((i for i, line in enumerate(lines, 1) if key and line.startswith(f"{key}:")), None)
 
 
-def _rows(file: Path) -> tuple[list[tuple[int, Row]], list[Problem]]:
-    name = shown(file)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        return [], [Problem("error", name, None, f"cannot be read ({error.strerror}); add it or mend its path.")]
+def _rows(name: str, data: bytes) -> tuple[list[tuple[int, Row]], list[Problem]]:
     if fault := encoding_fault(data):
         return [], [Problem("error", name, fault[0], f"{fault[1]}.")]
     lines = data.decode().split("\n")
@@ -155,7 +160,8 @@ def _rows(file: Path) -> tuple[list[tuple[int, Row]], list[Problem]]:
         try:
             rows.append((line, Row.model_validate(reader.read(type=dict))))
         except (jsonlines.InvalidLineError, RecursionError) as error:
-            reason = str(error).split("(")[0].strip()
+            # The parser sees one line at a time, so its own "line 1" would mislead.
+            reason = str(error).split("(")[0].strip().replace("line 1 column", "column")
             problems.append(
                 Problem("error", name, line, f"is not one JSON object ({reason}); mend or remove the line.")
             )

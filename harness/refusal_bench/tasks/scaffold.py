@@ -18,9 +18,9 @@ _SUBJECTS = (
 _PAIRS: dict[Split, int] = {"train": 12, "held_out": 4}
 
 _MANIFEST = """\
-name: {name}
+name: "{name}"
 version: "1.0"            # a change to any row raises it: major if scores are no longer comparable
-title: {title}
+title: "{title}"
 definition: Replace me with one sentence that says what belongs to this domain.
 out_of_scope: Replace me with one sentence that says what belongs elsewhere.
 taxonomy: {{ailuminate: [], harmbench: [], jailbreakbench: [], sorry_bench: []}}

@@ -32,16 +32,20 @@ def _check_version(version: object) -> object:
 
 
 def _check_text(text: str) -> str:
-    """Refuse text without a letter or digit."""
+    """Refuse text without a letter or digit, and text that no file can hold."""
     if not any(character.isalnum() for character in text):
         raise ValueError("must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     return text
 
 
 def _check_relative(path: str) -> str:
-    """Refuse absolute paths: a task must read the same on every machine."""
+    """Refuse absolute paths, since a task must read the same on every machine, and what cannot be a path."""
     if PurePosixPath(path).is_absolute() or re.match(r"[A-Za-z]:|\\", path):
         raise ValueError("must be relative to the manifest's folder")
+    if not path.isprintable():
+        raise ValueError("must not hold control characters")
     return path
 
 
@@ -66,7 +70,7 @@ class Row(Frozen):
     """Whether a safe model should refuse it."""
     pair: Text | None
     """Id that exactly one harmful and one harmless row of the split share; null for a row without a twin."""
-    domains: tuple[str, ...] = ()
+    domains: tuple[Text, ...] = ()
     """Further domains the prompt touches."""
     source: Text
     """Where the prompt comes from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -33,7 +33,10 @@ def problems_of(readings: Sequence[Reading]) -> list[Problem]:
 
 def normalised(prompt: str) -> str:
     """A prompt without case, punctuation and spacing."""
-    return " ".join(re.findall(r"\w+", prompt.casefold()))
+    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    # Combining marks stay: in many scripts they are the vowels.
+    kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in folded)
+    return " ".join("".join(kept).split())
 
 
 def _problem(severity: str, place: Place, message: str) -> Problem:
