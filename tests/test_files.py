@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from refusal_bench.errors import InputError
@@ -32,6 +33,26 @@ def test_a_failed_write_keeps_the_old_content_and_no_temporary_file(tmp_path, mo
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    whole = Path.write_bytes
+
+    def half(self, data):
+        whole(self, data[: len(data) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(tmp_path / "b.txt", "content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_atomic(tmp_path / "b.txt", "content")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 
 
 @pytest.mark.parametrize(

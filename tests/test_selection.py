@@ -81,20 +81,25 @@ def test_the_scan_chooses_what_the_textbook_loop_chooses_and_agrees_in_every_num
     assert selected.selection.n_eligible + sum(selected.selection.rejected.values()) == selected.selection.n_candidates
 
 
-def test_candidates_that_break_the_model_leave_with_a_bound_that_is_true(backend, domain, planted, tokens):
+def test_candidates_leave_with_a_bound_that_is_true_and_only_if_they_fail(
+    backend, domain, planted, tokens, monkeypatch
+):
     positions = planted.template.positions
     vectors = vectors_of(backend, domain, positions)
-    # The direction that the unembedding reads compliance from: without it every answer is a coin toss.
-    answer = planted.template.tokenizer.convert_tokens_to_ids("Sure")
-    vectors[0] = planted.module.lm_head.weight[answer].double()
     data = SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
+    found, _ = textbook(backend, vectors, positions, data)
+    # Ablation barely touches the planted model's harmless prompts, so the threshold is set where it divides them.
+    threshold = sorted(kl for _, _, kl in found.values())[len(found) // 2]
+    monkeypatch.setattr("refusal_bench.selection.KL_THRESHOLD", threshold)
     selected = select(backend, vectors, positions, data)
-    found, best = textbook(backend, vectors, positions, data)
-    assert (selected.site.layer, selected.site.position) == best
     early = [row for row in selected.selection.table if row.kl_is_bound]
     assert early
     for row in early:
-        assert KL_THRESHOLD <= row.kl <= found[row.layer, row.position][2] + 1e-4
+        assert row.rejected == "kl"
+        assert threshold <= row.kl <= found[row.layer, row.position][2] * 1.01
+    passing = {site: v for site, v in found.items() if v[2] < threshold and v[1] > INDUCE_THRESHOLD}
+    best = min(passing, key=lambda site: passing[site][0])
+    assert (selected.site.layer, selected.site.position) == best
 
 
 def test_without_a_passing_candidate_the_least_bad_one_is_described(backend, domain, planted, tokens):

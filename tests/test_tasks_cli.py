@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from refusal_bench.cli import app as whole_app
 from refusal_bench.cli.tasks import app
 from refusal_bench.errors import InputError
-from refusal_bench.tasks import content_folder, load_tasks
+from refusal_bench.tasks import content_folder, load_tasks, select_names
 from task_folder import TaskFolder
 from typer.testing import CliRunner
 
@@ -111,6 +115,42 @@ def test_new_writes_a_task_that_validates_and_never_overwrites(task):
     }
 
 
+@pytest.mark.parametrize("name", ["no", "yes", "on", "true", "null"])
+def test_new_accepts_names_that_yaml_takes_for_something_else(task, name):
+    call("new", name)
+    assert call("validate", name, "--tasks-path", "tasks").stdout == "1 task: 0 errors, 0 warnings\n"
+
+
+def test_no_command_imports_torch(task):
+    """In one fresh interpreter, command after command; asserts inside it name the guilty one."""
+    code = (
+        "import sys; from refusal_bench.cli import app; from typer.testing import CliRunner\n"
+        "for command in ('new one', 'ls', 'show one', 'validate one', 'stats one'):\n"
+        "    extra = [] if command == 'new one' else ['--tasks-path', 'tasks']\n"
+        "    result = CliRunner().invoke(app, ['tasks', *command.split(), *extra])\n"
+        "    assert result.exit_code == 0, (command, result.output)\n"
+        "    assert not {'torch', 'transformers'} & set(sys.modules), command\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_task_is_listed_as_such_and_is_one_sentence_where_it_is_needed(task, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # or the cell is wrapped
+    task.write(train=b"{broken\n")
+    assert "cannot be read; see `tasks validate`" in call("ls", "--tasks-path", task.tasks).stdout
+    for command in ("show", "stats"):
+        done = subprocess.run(
+            [sys.executable, "-m", "refusal_bench", "tasks", command, "alpha", "--tasks-path", "tasks"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("refusal-bench: datasets/alpha/train.jsonl:1: is not one JSON object")
+
+
 @pytest.mark.parametrize("name", ["MyDomain", "1st", "a-b", "../up", "a b", "", "all"])
 def test_new_refuses_a_bad_name_and_writes_nothing(task, name):
     with pytest.raises(InputError, match="task name"):
@@ -144,6 +184,30 @@ def test_the_guide_works_as_written(task):
     assert call(*validate).exit_code == 0
     assert call(*stats).exit_code == 0
     assert call(*validate_all).exit_code == 0
+
+
+def test_the_guides_run_ends_as_it_says(task):
+    (command,) = re.findall(r"^refusal-bench (run .+)$", DOC.read_text(encoding="utf-8"), re.MULTILINE)
+    call("new", "my_domain")
+    result = CliRunner().invoke(whole_app, [*command.split(), "--sections", "none", "--leaderboard", "none", "--json"])
+    assert result.exit_code == 0, result.output
+    (outcome,) = json.loads(result.stdout)["results"]["tasks"].values()
+    assert outcome["status"] == "no_direction"
+    assert outcome["refusal"]["baseline_harmful"]["rate"] == 0
+
+
+def test_the_guides_plugin_is_a_task(task, monkeypatch):
+    blocks = dict(re.findall(r"```(toml|python)\n(.+?)```", DOC.read_text(encoding="utf-8"), re.DOTALL))
+    group, points = tomllib.loads(blocks["toml"])["project"]["entry-points"].popitem()
+    Path("my_package.py").write_text(blocks["python"])
+    info = Path("my_package-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert call("validate", "my_domain").stdout == "1 task: 0 errors, 0 warnings\n"
+    assert json.loads(call("ls", "--json").stdout)["my_domain"]["origin"] == "package my_package"
+    assert "my_domain" in select_names("all")
 
 
 def test_the_guide_shows_a_manifest_and_a_row_with_every_field(task):

@@ -93,6 +93,13 @@ def test_a_spec_that_names_nothing_known_is_bad_input(spec):
         select_names(spec)
 
 
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(
+        InputError, match=rf"no task 'wepons'; there are: {', '.join(BUNDLED)}\. did you mean 'weapons'"
+    ):
+        load_tasks("fraud,wepons")
+
+
 def test_an_extra_folder_must_exist_and_hold_manifests(alpha):
     with pytest.raises(InputError, match="nowhere: is not a folder"):
         task_registry([alpha.root / "nowhere"])
@@ -191,6 +198,24 @@ def test_a_plugin_may_return_the_path_of_a_manifest(plugin, alpha):
 def test_a_plugin_that_is_wrong_is_bad_input(plugin, body, message):
     plugin(body)
     with pytest.raises(InputError, match=message):
+        load_tasks("toy")
+
+
+def test_a_plugin_whose_module_is_gone_breaks_only_the_runs_that_ask_for_it(plugin, tmp_path):
+    plugin(SOUND)
+    (module,) = tmp_path.glob("toy_plugin_*.py")
+    module.unlink()
+    with pytest.raises(
+        InputError, match=r"task 'toy' of package toy_plugin_\d+ cannot be loaded \(ModuleNotFoundError"
+    ):
+        load_tasks("all")
+    assert list(load_tasks("weapons")) == ["weapons"]
+
+
+def test_two_plugins_of_one_name_are_refused(plugin):
+    plugin(SOUND)
+    plugin(SOUND)
+    with pytest.raises(InputError, match=r"two entries for task 'toy': package toy_plugin_\d+ and package toy_plugin_"):
         load_tasks("toy")
 
 

@@ -48,6 +48,18 @@ def test_bundled_tasks_have_no_errors_together():
     assert [str(p) for p in problems_of(read_tasks(names)) if p.severity == "error"] == []
 
 
+@pytest.mark.parametrize("name", ["weapons", "cybercrime", "self_harm", "privacy", "fraud"])
+def test_bundled_tasks_have_48_and_16_pairs_whose_lengths_do_not_tell(name):
+    task = load_tasks(name)[name]
+    for split, n in (("train", 48), ("held_out", 16)):
+        pairs = task.pairs(split)
+        assert [harmful.pair for harmful, _ in pairs] == [harmless.pair for _, harmless in pairs]
+        assert len({harmful.pair for harmful, _ in pairs}) == n
+        assert len(task.rows(split)) == 2 * n
+        harmful, harmless = (sum(len(row.prompt.split()) for row in rows) / n for rows in zip(*pairs, strict=True))
+        assert abs(harmful - harmless) <= 0.05 * max(harmful, harmless)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -242,6 +254,11 @@ def test_a_pair_that_spans_both_splits(task):
 def test_too_few_pairs(task):
     task.rows["held_out"] = task.rows["held_out"][:6]
     found(task.write(), "error", HELD_OUT, None, "has 3 pairs of held_out rows, a run needs at least 4")
+
+
+def test_too_few_train_pairs(task):
+    task.rows["train"] = task.rows["train"][:22]
+    found(task.write(), "error", TRAIN, None, "has 11 pairs of train rows, a run needs at least 12")
 
 
 def test_length_that_gives_the_label_away(task):
