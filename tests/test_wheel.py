@@ -33,7 +33,7 @@ def installed(tmp_path_factory):
 
 def test_it_runs_from_an_empty_folder(installed, tmp_path):
     done = subprocess.run(
-        [installed, "-m", "refusal_bench", "run", "--model", "planted", "--quick", "--json"],
+        [installed, "-I", "-m", "refusal_bench", "run", "--model", "planted", "--quick", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -54,5 +54,5 @@ def test_it_holds_tasks_datasets_adapter_and_types(installed, tmp_path):
         "(root / 'content/datasets/fraud/README.md').exists(),"
         "(demo.adapter_folder() / 'adapter_model.safetensors').exists())"
     )
-    done = subprocess.run([installed, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([installed, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["True", "5", "True", "True"], done.stdout + done.stderr
