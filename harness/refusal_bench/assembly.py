@@ -73,15 +73,10 @@ def task_result(
     layers: list[Layer] | None,
 ) -> TaskResult:
     """Everything measured for one domain."""
-    selected, positions = sites.own[name], residuals.positions
+    selected = sites.own[name]
     site = selected.site
-    vector = residuals.vectors(name)[positions.index(site.position), site.layer]
-    common = sites.common.site
-    place = positions.index(common.position)
-    harmful, harmless = (
-        residuals.of(name, "direction", label)[:, place, common.layer].astype(float)
-        for label in ("harmful", "harmless")
-    )
+    vector = residuals.vector_at(name, site)
+    harmful, harmless = residuals.pairs_at(name, sites.common.site)
 
     def observed(observation: causal.Observation) -> Condition:
         return condition(

@@ -19,6 +19,7 @@ from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
 from refusal_bench.metrics.refusal import refusal_score
 from refusal_bench.prompts import Domain, Rendered
+from refusal_bench.record import Site
 
 REFUSAL_TOKENS_BUDGET = 24
 """Tokens generated per train prompt to see whether the model refuses it."""
@@ -103,6 +104,21 @@ class Residuals:
     def vectors(self, domain: str) -> Float[ndarray, "position layer d_model"]:
         """Difference in means of a domain's direction split."""
         return difference_in_means(self.of(domain, "direction", "harmful"), self.of(domain, "direction", "harmless"))
+
+    def vector_at(self, domain: str, site: Site) -> Float[ndarray, " d_model"]:
+        """Difference in means at one site."""
+        at: ndarray = self.vectors(domain)[self.positions.index(site.position), site.layer]
+        return at
+
+    def pairs_at(
+        self, domain: str, site: Site
+    ) -> tuple[Float[ndarray, "pair d_model"], Float[ndarray, "pair d_model"]]:
+        """Harmful and harmless residuals of the direction pairs at one site, in float64."""
+        place = self.positions.index(site.position)
+        harmful, harmless = (
+            self.of(domain, "direction", label)[:, place, site.layer].astype(float) for label in ("harmful", "harmless")
+        )
+        return harmful, harmless
 
 
 def refused_train_prompts(scores: Mapping[str, list[float]], name: str) -> int:

@@ -188,10 +188,9 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
     """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time."""
     own, common = {}, []
     for name in job.domains:
-        vectors = residuals.vectors(name)
         site = sites.own[name].site
-        own[name] = (torch.from_numpy(_at(vectors, job.positions, site)).float(), site.layer)
-        common.append(_at(vectors, job.positions, sites.common.site))
+        own[name] = (torch.from_numpy(residuals.vector_at(name, site)).float(), site.layer)
+        common.append(residuals.vector_at(name, sites.common.site))
     interventions = causal.plan(
         own,
         torch.from_numpy(np.stack(common)).float(),
@@ -229,13 +228,13 @@ def describe_geometry(
     chosen_by = "pooled selection" if sites.common.passed else "pooled selection (no candidate passed)"
     site = sites.common.site
     common, warnings = geometry(
-        {name: pair_differences(job, residuals, name, site) for name in job.domains},
+        {name: pair_differences(residuals, name, site) for name in job.domains},
         GeometrySite(layer=site.layer, position=site.position, chosen_by=chosen_by),
         n_bootstrap=job.config.sizes.n_bootstrap,
         seed=job.config.seed,
     )
     own, own_warnings = geometry(
-        {name: pair_differences(job, residuals, name, sites.own[name].site) for name in job.domains},
+        {name: pair_differences(residuals, name, sites.own[name].site) for name in job.domains},
         GeometrySite(layer=None, position=None, chosen_by="each domain"),
         n_bootstrap=job.config.sizes.n_bootstrap,
         seed=job.config.seed,
@@ -245,17 +244,10 @@ def describe_geometry(
     return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
 
 
-def pair_differences(job: Job, residuals: Residuals, name: str, site: Site) -> PairDifferences:
+def pair_differences(residuals: Residuals, name: str, site: Site) -> PairDifferences:
     """Residual differences of a domain's direction pairs at one site."""
-    place = job.positions.index(site.position)
-    harmful, harmless = (
-        residuals.of(name, "direction", label)[:, place, site.layer].astype(float) for label in ("harmful", "harmless")
-    )
+    harmful, harmless = residuals.pairs_at(name, site)
     return PairDifferences(harmful - harmless, harmless.mean(axis=0))
-
-
-def _at(vectors: Any, positions: tuple[int, ...], site: Site) -> Any:
-    return vectors[positions.index(site.position), site.layer]
 
 
 def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
