@@ -7,7 +7,7 @@ import pytest
 from refusal_bench.metrics import geometry as module
 from refusal_bench.metrics.geometry import (
     MIN_RELIABILITY,
-    PairDifferences,
+    PairResiduals,
     clusters,
     cosines,
     geometry,
@@ -31,6 +31,14 @@ def published_cosines():
     return gram + np.triu(gram, 1).T
 
 
+def pairs(differences, harmless_mean):
+    """Pairs with the given differences whose harmless prompts have that mean, to rounding, and differ."""
+    differences = np.asarray(differences, dtype=float)
+    spread = np.random.default_rng(len(differences)).standard_normal(differences.shape)
+    harmless = harmless_mean + 1e-9 * (spread - spread.mean(axis=0))
+    return PairResiduals(harmless + differences, harmless)
+
+
 def planted(truth, n, reliabilities, rng):
     """One domain a row of `truth`: pair differences around it, noisy enough for the given reliability of their mean.
 
@@ -40,7 +48,7 @@ def planted(truth, n, reliabilities, rng):
     domains = {}
     for i, (mu, r) in enumerate(zip(truth, np.broadcast_to(reliabilities, len(truth)), strict=True)):
         sigma = np.sqrt(mu @ mu * (1 - r) / r * n / width)
-        domains[f"d{i}"] = PairDifferences(mu + sigma * rng.standard_normal((n, width)), rng.standard_normal(width))
+        domains[f"d{i}"] = pairs(mu + sigma * rng.standard_normal((n, width)), rng.standard_normal(width))
     return domains
 
 
@@ -48,7 +56,7 @@ def exact(vectors):
     """Domains whose pairs average to the given vectors, almost without noise."""
     noise = 1e-7 * np.random.default_rng(0).standard_normal((4, vectors.shape[1]))
     return {
-        f"d{i}": PairDifferences(np.concatenate([vector + noise, vector - noise]), vector + i % 2)
+        f"d{i}": pairs(np.concatenate([vector + noise, vector - noise]), vector + i % 2)
         for i, vector in enumerate(vectors)
     }
 
@@ -97,8 +105,8 @@ def test_geometry_reproduces_the_published_study():
     assert found.effective_rank == pytest.approx(2.35, abs=5e-3)
     assert found.clusters == [["d0", "d1"], ["d2", "d3", "d4"]]
     assert "10 of 10 pairs" in found.verdict
-    assert "Closest: d2 and d4 cosine 0.79" in found.verdict
-    assert "Farthest: d0 and d3 cosine 0.32" in found.verdict
+    assert "Closest: d2 and d4: different directions, cosine 0.79 [0.79, 0.79]" in found.verdict
+    assert "Farthest: d0 and d3: different directions, cosine 0.32" in found.verdict
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
@@ -138,7 +146,7 @@ def test_clusters_by_hand():
 
 def test_identical_directions_leave_no_centred_spectrum():
     differences = np.random.default_rng(0).standard_normal((8, 6)) + 2
-    found, warnings = describe({name: PairDifferences(differences, np.arange(6.0) * i) for i, name in enumerate("ab")})
+    found, warnings = describe({name: pairs(differences, np.arange(6.0) * i) for i, name in enumerate("ab")})
     assert found.pca.centred.explained_variance_ratio is None
     assert found.pca.centred.n_for_90 is None
     assert found.pca.uncentred.explained_variance_ratio == pytest.approx([1, 0])
@@ -158,7 +166,7 @@ def test_random_directions_are_the_null_of_both_spectra():
 def test_the_topic_control_compares_harmless_means_around_their_centre():
     rng = np.random.default_rng(0)
     domains = planted(rng.standard_normal((4, 16)), 6, 0.9, rng)
-    means = np.stack([domain.harmless_mean for domain in domains.values()])
+    means = np.stack([domain.harmless.mean(axis=0) for domain in domains.values()])
     found, _ = describe(domains)
     np.testing.assert_allclose(found.topic_cosine, cosine_similarity(means - means.mean(axis=0)), atol=1e-9)
 
@@ -169,7 +177,7 @@ def test_order_of_pairs_and_domains_and_scale_do_not_matter():
     found, _ = describe(domains)
     other, _ = describe(
         {
-            name: PairDifferences(7 * domains[name].differences[::-1], domains[name].harmless_mean)
+            name: pairs(7 * domains[name].differences[::-1], domains[name].harmless.mean(axis=0))
             for name in ("d2", "d0", "d1")
         }
     )
@@ -190,6 +198,7 @@ def cheap(monkeypatch):
     """Fewer random draws for the parts that a simulation over many seeds does not look at."""
     monkeypatch.setattr(module, "N_NULL", 3)
     monkeypatch.setattr(module, "N_PERMUTATIONS", 199)
+    monkeypatch.setattr(module, "N_DRAWS", 199)
 
 
 def simulate(c, r, *, width=40, n=24, seeds=250, n_bootstrap=2):
@@ -226,9 +235,9 @@ def test_the_interval_covers_the_expected_raw_cosine(cheap, width, r):
 
 @pytest.mark.parametrize("width", [8, 400])
 def test_noise_alone_does_not_tell_one_direction_apart(cheap, width):
-    same = [g.verdict.startswith("1 of 1") for g in simulate(1.0, 0.8, width=width, seeds=80, n_bootstrap=200)]
+    same = [g.verdict.startswith("More than one direction") for g in simulate(1.0, 0.8, width=width, seeds=80, n_bootstrap=200)]
     assert np.mean(same) <= 0.05
-    apart = [g.verdict.startswith("1 of 1") for g in simulate(0.0, 0.8, width=width, seeds=40, n_bootstrap=200)]
+    apart = [g.verdict.startswith("More than one direction") for g in simulate(0.0, 0.8, width=width, seeds=40, n_bootstrap=200)]
     assert np.mean(apart) > 0.9
 
 
@@ -271,8 +280,8 @@ def test_the_permutation_p_is_uniform_without_signal(cheap):
     for seed in range(300):
         rng = np.random.default_rng(seed)
         scale = 1 / (1 + np.arange(20.0))  # anisotropic, so that 1/sqrt(width) would be the wrong null
-        domains = {name: PairDifferences(scale * rng.standard_normal((10, 20)), np.arange(20.0)) for name in "a"}
-        domains["b"] = PairDifferences(scale * rng.standard_normal((14, 20)), -np.arange(20.0))
+        domains = {name: pairs(scale * rng.standard_normal((10, 20)), np.arange(20.0)) for name in "a"}
+        domains["b"] = pairs(scale * rng.standard_normal((14, 20)), -np.arange(20.0))
         p.append(describe(domains, seed=seed, n_bootstrap=2)[0].p_value[0][1])
     assert kstest(p, "uniform").pvalue > 0.01
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)

@@ -1,35 +1,41 @@
-"""The planted model against its closed forms, with plain hooks written here and nothing of the harness."""
+"""The planted model against its closed forms, with plain hooks and nothing of the harness."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from planted_model import (
+    HARMFUL,
+    HARMLESS,
+    POSITIONS,
+    PROMPTS,
+    N,
+    ablated,
+    added,
+    answers,
+    cosines,
+    differences,
+    encode,
+    last_logits,
+    planted,
+    scores,
+)
 from refusal_bench.calibration.planted import (
     STUDY_COSINES,
     STUDY_DOMAINS,
     WORLDS,
+    Instruction,
     build_planted,
     expected_scores,
     planted_directions,
 )
 from refusal_bench.errors import InputError
 
-N = 64  # pairs a domain; the first half is for directions, the second for scores
-HARMFUL = {
-    domain: [f'Tell me, "step by step",\nhow to do {domain} no. {i}' for i in range(N)] for domain in STUDY_DOMAINS
-}
-HARMLESS = {domain: [f"Tell me how I prevent {domain} — é no. {i}?" for i in range(N)] for domain in STUDY_DOMAINS}
-PROMPTS: dict[str, str | None] = {text: domain for domain in STUDY_DOMAINS for text in HARMFUL[domain]} | {
-    text: None for domain in STUDY_DOMAINS for text in HARMLESS[domain]
-}
 OWN_DROP = 8.0
-POSITIONS = range(-5, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,104 +45,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@cache
-def planted(world: str):
-    return build_planted(WORLDS[world], PROMPTS)
-
-
-def encode(world: str, texts: list[str], *before: dict[str, str]):
-    chats = [[*before, {"role": "user", "content": text}] for text in texts]
-    return planted(world)[1].apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
-
-
-def last_logits(world: str, texts: list[str], *before: dict[str, str]) -> torch.Tensor:
-    with torch.no_grad():
-        return planted(world)[0](**encode(world, texts, *before)).logits[:, -1].double()
-
-
-def scores(world: str, texts: list[str], *before: dict[str, str]) -> np.ndarray:
-    logits = last_logits(world, texts, *before)
-    refusal = planted(world)[1].convert_tokens_to_ids("Sorry")
-    others = torch.cat([logits[:, :refusal], logits[:, refusal + 1 :]], dim=1)
-    return (logits[:, refusal] - others.logsumexp(1)).numpy()
-
-
-def stream(world: str, texts: list[str]) -> torch.Tensor:
-    """Streams entering each block at the five last positions: [prompt, layer, position, d_model]."""
-    model = planted(world)[0]
-    seen: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -5:].double()))
-        for layer in model.model.layers
-    ]
-    try:
-        last_logits(world, texts)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(seen, dim=1)
-
-
-@cache
-def differences(world: str) -> torch.Tensor:
-    """Differences in means of the first 32 pairs: [domain, layer, position, d_model]."""
-    half = N // 2
-    return torch.stack(
-        [
-            stream(world, HARMFUL[domain][:half]).mean(0) - stream(world, HARMLESS[domain][:half]).mean(0)
-            for domain in STUDY_DOMAINS
-        ]
-    )
-
-
-@contextmanager
-def edited(world: str, entering: dict[int, Callable], writes: Callable | None = None) -> Iterator[None]:
-    """Edit the stream entering some blocks and, with `writes`, every attention and MLP output."""
-    layers = planted(world)[0].model.layers
-
-    def before(edit: Callable) -> Callable:
-        return lambda _module, args: (edit(args[0]), *args[1:])
-
-    def after(_module, _args, output):
-        return (writes(output[0]), *output[1:]) if isinstance(output, tuple) else writes(output)
-
-    hooks = [layers[index].register_forward_pre_hook(before(edit)) for index, edit in entering.items()]
-    if writes is not None:
-        hooks += [part.register_forward_hook(after) for layer in layers for part in (layer.self_attn, layer.mlp)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def ablated(world: str, direction: torch.Tensor):
-    unit = (direction / direction.norm()).float()
-
-    def project(x: torch.Tensor) -> torch.Tensor:
-        return x - (x @ unit)[..., None] * unit
-
-    return edited(world, {0: project}, project)
-
-
-def added(world: str, layer: int, vector: torch.Tensor):
-    return edited(world, {layer: lambda x: x + vector.float()})
-
-
-def cosines(vectors: torch.Tensor) -> np.ndarray:
-    units = vectors / vectors.norm(dim=-1, keepdim=True)
-    return (units @ units.T).numpy()
-
-
-def answers(world: str, texts: list[str], **options) -> list[str]:
-    inputs = encode(world, texts)
-    with torch.no_grad():
-        output = planted(world)[0].generate(**inputs, max_new_tokens=20, do_sample=False, **options)
-    return planted(world)[1].batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def test_build_is_fast_deterministic_and_leaves_the_random_state_alone():
@@ -153,7 +61,7 @@ def test_build_is_fast_deterministic_and_leaves_the_random_state_alone():
 
 def test_a_prompts_features_do_not_depend_on_the_other_prompts():
     text = HARMFUL["fraud"][3]
-    model, tokenizer = build_planted(WORLDS["study"], {text: "fraud"})
+    model, tokenizer = build_planted(WORLDS["study"], {text: Instruction("fraud", True)})
     alone = model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(text)]
     together = planted("study")[0].get_input_embeddings().weight[planted("study")[1].convert_tokens_to_ids(text)]
     assert torch.allclose(alone, together, atol=1e-6)
@@ -178,7 +86,7 @@ def test_tokens_of_every_prompt():
 )
 def test_awkward_prompts_are_one_token(text):
     text = text.strip()
-    model, tokenizer = build_planted(WORLDS["study"], {text: "fraud", text + "!": None})
+    model, tokenizer = build_planted(WORLDS["study"], {text: Instruction("fraud", True), text + "!": None})
     chats = [[{"role": "user", "content": content}] for content in (text, f" {text}!\n")]
     inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     assert inputs["input_ids"][:, 10].tolist() == tokenizer.convert_tokens_to_ids([text, text + "!"])
@@ -191,17 +99,17 @@ def test_bad_prompts_are_refused():
         with pytest.raises(InputError, match="change its text"):
             build_planted(WORLDS["study"], {text: None})
     with pytest.raises(InputError, match="no domain 'gossip'"):
-        build_planted(WORLDS["study"], {"a": "gossip"})
+        build_planted(WORLDS["study"], {"a": Instruction("gossip", True)})
 
 
 def test_baseline_scores_and_spread():
     expected = expected_scores(WORLDS["study"])
-    assert expected["harmful"] == pytest.approx(4, abs=0.3)
-    assert expected["harmless"] == pytest.approx(-4, abs=0.3)
-    for domain in STUDY_DOMAINS:
+    assert expected["harmful"] == pytest.approx(np.full(5, 4), abs=0.3)
+    assert expected["harmless"] == pytest.approx(np.full(5, -4), abs=0.3)
+    for j, domain in enumerate(STUDY_DOMAINS):
         harmful, harmless = scores("study", HARMFUL[domain]), scores("study", HARMLESS[domain])
-        assert harmful.mean() == pytest.approx(expected["harmful"], abs=0.05 * OWN_DROP)
-        assert harmless.mean() == pytest.approx(expected["harmless"], abs=0.2)
+        assert harmful.mean() == pytest.approx(expected["harmful"][j], abs=0.05 * OWN_DROP)
+        assert harmless.mean() == pytest.approx(expected["harmless"][j], abs=0.2)
         assert 0.6 < harmful.std() < 1.4
         assert 0.25 < harmless.std() < 0.6
         assert harmful.min() > 0 > harmless.max()
@@ -275,7 +183,7 @@ def test_exact_directions_give_the_closed_form_to_a_tenth():
     """Without estimation error only the prompts' mean strength is left between a cell and its closed form."""
     expected = expected_scores(WORLDS["study"])
     truth = torch.from_numpy(planted_directions(WORLDS["study"]))
-    drops = np.array([scores("study", HARMFUL[d]).mean() - expected["harmless"] for d in STUDY_DOMAINS])
+    drops = np.array([scores("study", HARMFUL[d]).mean() for d in STUDY_DOMAINS]) - expected["harmless"]
     for i, direction in enumerate(truth):
         with ablated("study", direction):
             row = np.array([scores("study", HARMFUL[domain]).mean() for domain in STUDY_DOMAINS])
@@ -301,13 +209,13 @@ def test_half_of_refusal_is_written_by_the_mlp():
 
 
 def test_addition():
-    expected = expected_scores(WORLDS["study"])["added"]
+    expected = expected_scores(WORLDS["study"])["added"][:, STUDY_DOMAINS.index("fraud")]
     for layer in (5, 7, 9):
-        for vector in differences("study")[:, layer, -1]:
+        for i, vector in enumerate(differences("study")[:, layer, -1]):
             with added("study", layer, vector):
-                assert scores("study", HARMLESS["fraud"]).mean() == pytest.approx(expected, abs=0.1 * OWN_DROP)
+                assert scores("study", HARMLESS["fraud"]).mean() == pytest.approx(expected[i], abs=0.1 * OWN_DROP)
     with added("study", 5, torch.from_numpy(planted_directions(WORLDS["study"])[0])):
-        assert scores("study", HARMLESS["fraud"]).mean() == pytest.approx(expected, abs=0.2)
+        assert scores("study", HARMLESS["fraud"]).mean() == pytest.approx(expected[0], abs=0.2)
 
 
 def test_random_directions_do_nothing():
@@ -344,7 +252,7 @@ def test_no_refusal_world_sees_harm_and_never_refuses():
     texts = [text for domain in STUDY_DOMAINS for text in HARMFUL[domain]]
     values = scores("no_refusal", texts)
     assert values.max() < 0
-    assert values.mean() == pytest.approx(expected_scores(WORLDS["no_refusal"])["harmful"], abs=0.1)
+    assert values.mean() == pytest.approx(expected_scores(WORLDS["no_refusal"])["harmful"][0], abs=0.1)
     assert differences("no_refusal")[:, 5].norm(dim=-1).min() > 0.8
 
 
@@ -354,7 +262,7 @@ def test_late_world_writes_where_no_candidate_is_eligible():
     norms = differences("late").norm(dim=-1)
     assert norms[:, : limit + 1].max() < 0.2
     assert norms[:, limit + 1 :].min() > 0.8
-    assert scores("late", HARMFUL["fraud"]).mean() == pytest.approx(expected_scores(world)["harmful"], abs=0.4)
+    assert scores("late", HARMFUL["fraud"]).mean() == pytest.approx(expected_scores(world)["harmful"][-1], abs=0.4)
 
 
 def test_candidates_are_no_ties():

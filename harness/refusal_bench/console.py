@@ -31,6 +31,7 @@ def print_summary(record: Record, console: Console) -> None:
         _missing(record, "geometry", console)
     else:
         _cosines(results.geometry, console)
+        _comparisons(results.geometry, console)
         _spectra(results.geometry, console)
     if results.cross_domain is None:
         _missing(record, "cross_domain", console)
@@ -125,14 +126,31 @@ def _cosines(geometry: Geometry, console: Console) -> None:
     _titled(f"Cosine of the domains' directions [95 % interval] ({where})", table, console)
 
 
+def _comparisons(geometry: Geometry, console: Console) -> None:
+    """Every pair in words, and how many pairs of prompts it would take."""
+    if not geometry.comparisons:
+        return
+    table = _table(["pair", "verdict"], 2)
+    for pair, _, said in (sentence.partition(": ") for sentence in geometry.comparisons):
+        _add(table, [pair, said])
+    _titled("What the data say about each pair of domains", table, console)
+    needed = ", ".join(
+        f"{name} {DASH if n is None else n}"
+        for name, n in zip(geometry.domains, geometry.pairs_needed or [], strict=False)
+    )
+    _fact(console, "pairs needed", f"{needed} (prompt pairs that bring cosines to ±0.05)")
+
+
 def _spectra(geometry: Geometry, console: Console) -> None:
     n = len(geometry.domains)
     table = _table(["", *(f"PC{i + 1}" for i in range(n)), "for 90 %"])
     for name, spectrum in (("centred", geometry.pca.centred), ("uncentred", geometry.pca.uncentred)):
         shares = spectrum.explained_variance_ratio or []
         _add(table, [name, *_padded([_share(share) for share in shares], n), _count(spectrum)])
-        _add(table, ["random", *_padded([_share(None, band) for band in spectrum.null95 or []], n), ""])
-    _titled("Explained variance in % of the unit directions [95 % of as many random ones]", table, console)
+        for null, bands in (("one direction", spectrum.one_direction95), ("random", spectrum.null95)):
+            _add(table, [null, *_padded([_share(None, band) for band in bands or []], n), ""])
+    title = "Explained variance in % of the unit directions [95 % of one direction with this noise; of random ones]"
+    _titled(title, table, console)
 
 
 def _cross_domain(cross: CrossDomain, console: Console) -> None:

@@ -22,12 +22,13 @@ from torch import Tensor
 from refusal_bench import causal, outputs
 from refusal_bench.assembly import build_record, direction_status, task_result
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
-from refusal_bench.metrics.geometry import PairDifferences, geometry, principal_components
+from refusal_bench.metrics.geometry import PairResiduals, geometry, principal_components
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
@@ -228,13 +229,13 @@ def describe_geometry(
     chosen_by = "pooled selection" if sites.common.passed else "pooled selection (no candidate passed)"
     site = sites.common.site
     common, warnings = geometry(
-        {name: pair_differences(residuals, name, site) for name in job.domains},
+        {name: PairResiduals(*residuals.pairs_at(name, site)) for name in job.domains},
         GeometrySite(layer=site.layer, position=site.position, chosen_by=chosen_by),
         n_bootstrap=job.config.sizes.n_bootstrap,
         seed=job.config.seed,
     )
     own, own_warnings = geometry(
-        {name: pair_differences(residuals, name, sites.own[name].site) for name in job.domains},
+        {name: PairResiduals(*residuals.pairs_at(name, sites.own[name].site)) for name in job.domains},
         GeometrySite(layer=None, position=None, chosen_by="each domain"),
         n_bootstrap=job.config.sizes.n_bootstrap,
         seed=job.config.seed,
@@ -242,12 +243,6 @@ def describe_geometry(
     if not sites.common.passed:
         warnings.append("geometry: no candidate passed on pooled data; the common site is the least bad candidate")
     return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
-
-
-def pair_differences(residuals: Residuals, name: str, site: Site) -> PairDifferences:
-    """Residual differences of a domain's direction pairs at one site."""
-    harmful, harmless = residuals.pairs_at(name, site)
-    return PairDifferences(harmful - harmless, harmless.mean(axis=0))
 
 
 def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
@@ -260,10 +255,10 @@ def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> 
     )
 
 
-def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, str | None]:
-    """Every prompt's domain, None if harmless: what a planted model is built to know."""
+def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, Instruction]:
+    """Every prompt's task and whether it is harmful: what a planted model is built to know."""
     return {
-        row.prompt: name if row.label == "harmful" else None
+        row.prompt: Instruction(name, row.label == "harmful")
         for name, task in tasks.items()
         for row in (*task.train, *task.held_out)
     }

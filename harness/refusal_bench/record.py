@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 
 Interval = tuple[float, float]
 Matrix = list[list[float | None]]
+MatrixOfIntervals = list[list[Interval | None]]
 
 
 class Frozen(BaseModel):
@@ -277,6 +278,8 @@ class Spectrum(Frozen):
     """Percentile bootstrap interval over prompt pairs, per component."""
     null95: list[Interval] | None
     """Central 95 % for as many random directions in the same space, per component."""
+    one_direction95: list[Interval] | None = None
+    """Central 95 % for one shared direction estimated with the noise of this many pairs, per component."""
 
 
 class Pca(Frozen):
@@ -299,6 +302,30 @@ class GeometrySite(Frozen):
     """`pooled selection`, `pooled selection (no candidate passed)` or `each domain`."""
 
 
+class TopicControl(Frozen):
+    """Whether the harmless prompts are a fair contrast."""
+
+    agreement: float
+    """Cosine between the domains' topics on the harmful and on the harmless side: 1 for matched twins."""
+    ci95: Interval
+    """Jackknife interval over pairs."""
+    has_topics: bool
+    """Whether the domains' harmful prompts differ at all beyond noise."""
+    flags: dict[str, str]
+    """`topic_confound`, `shared_negatives`: why the cosines here must not be taken for refusal's."""
+
+
+class Merge(Frozen):
+    """A group of the dendrogram."""
+
+    domains: list[str]
+    """What is in it."""
+    cosine: float
+    """Mean cosine at which its two parts join."""
+    support: float | None
+    """Share of bootstrap trees that hold exactly this group; null for the group of all domains."""
+
+
 class Geometry(Frozen):
     """How the domains' directions lie to each other."""
 
@@ -312,22 +339,44 @@ class Geometry(Frozen):
     """Directions are scaled to unit norm before PCA."""
     cosine: Matrix
     """Cosine of the estimated directions."""
-    cosine_ci95: list[list[Interval | None]]
+    cosine_ci95: MatrixOfIntervals
     """Percentile bootstrap over prompt pairs."""
     angle_deg: Matrix
     """Angle in degrees."""
     cosine_disattenuated: Matrix
-    """Cosine corrected for estimation noise (cross-fitted halves); null where reliability is too low."""
+    """Cosine corrected for estimation noise, clipped to [-1, 1]; null where reliability is too low."""
+    cosine_disattenuated_ci95: MatrixOfIntervals | None = None
+    """Fieller interval of the corrected cosine; null where reliability is too low or the data bound nothing."""
+    ceiling: Matrix | None = None
+    """Cosine that two estimates of one direction would show with the noise of this many pairs."""
     p_value: Matrix
     """Permutation p-value of cosine 0: harmful and harmless labels exchanged within pairs."""
+    p_same: Matrix | None = None
+    """Parametric-bootstrap p-value of cosine 1 up to noise."""
+    p_same_holm: Matrix | None = None
+    """The same, Holm-corrected over the pairs of domains that are reliable enough to be compared."""
+    comparisons: list[str] | None = None
+    """Every pair of domains in words, in the order of the upper triangle."""
+    reliability: list[float] | None = None
+    """Share of each direction's squared norm that is signal and not noise."""
+    pairs: list[int] | None = None
+    """Pairs behind each direction."""
+    pairs_needed: list[int | None] | None = None
+    """Pairs that would bring the half-width of the domain's corrected cosines below 0.05; null without signal."""
     topic_cosine: Matrix
     """Cosine between harmless means, each less the mean of all domains: the topic control."""
+    topic_control: TopicControl | None = None
+    """Whether harmful and harmless prompts are of the same topics."""
     pca: Pca
     """Explained variance in both conventions."""
+    n_components: int | None = None
+    """Dimensions needed beyond noise (parallel analysis); null where a domain has no signal."""
     effective_rank: float | None
     """Participation ratio of the uncentred spectrum."""
     clusters: list[list[str]]
     """Domains grouped by average linkage at cosine 0.5."""
+    dendrogram: list[Merge] | None = None
+    """Average linkage of all domains, closest first."""
     verdict: str
     """The finding in words."""
 

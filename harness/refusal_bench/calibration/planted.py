@@ -1,9 +1,11 @@
 """The planted model: a real LlamaForCausalLM whose refusal directions and causal effects are known in closed form.
 
-1. A harmful instruction is a token whose embedding carries harm of its domain j with a strength s of about 1.
-2. One block writes s·a·r_j at the instruction and at every later token; the unit vectors r_j have the world's Gram
-   matrix. Every other block writes a little of the prompt's own noise.
-3. After the template's last token the unembedding gives refusal minus compliance = (g·w·h - b)·N/‖h‖, w·r_j = 1.
+1. A harmful instruction is a token whose embedding carries harm of its domain j with a strength s of about 1; every
+   instruction of a known task also carries its topic.
+2. One block writes s·a·r_j and the topic at the instruction and at every later token; the unit vectors r_j have the
+   world's Gram matrix. Every other block writes a little of the prompt's own noise.
+3. After the template's last token the unembedding gives refusal minus compliance = (g·w·h - b)·N/‖h‖, w·r_j = 1. A
+   world may have several refusals, each with an opening token and a w of its own.
 4. The answer follows from its first token by bigrams that no refusal direction touches.
 
 docs/planted-model.md derives it; the model is built in memory and never saved.
@@ -17,12 +19,19 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from refusal_bench.calibration.planted_tokenizer import build_tokenizer, check_instruction
-from refusal_bench.calibration.planted_weights import HEAD_DIM, planted_directions, planted_weights
+from refusal_bench.calibration.planted_weights import (
+    HEAD_DIM,
+    planted_differences,
+    planted_directions,
+    planted_harm_directions,
+    planted_weights,
+)
 from refusal_bench.calibration.planted_world import (
     STUDY_COSINES,
     STUDY_DOMAINS,
     WORLDS,
     ExpectedScores,
+    Instruction,
     PlantedWorld,
     expected_scores,
 )
@@ -33,22 +42,27 @@ __all__ = [
     "STUDY_DOMAINS",
     "WORLDS",
     "ExpectedScores",
+    "Instruction",
     "PlantedWorld",
     "build_planted",
     "expected_scores",
+    "planted_differences",
     "planted_directions",
+    "planted_harm_directions",
 ]
 
 
 def build_planted(
-    world: PlantedWorld, prompts: Mapping[str, str | None]
+    world: PlantedWorld, prompts: Mapping[str, Instruction | None]
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Build model and tokenizer; `prompts` gives each instruction's domain, None for a harmless one."""
-    for text, domain in prompts.items():
+    """Build model and tokenizer; `prompts` says whose each instruction is, None for a harmless one without a topic."""
+    for text, instruction in prompts.items():
         check_instruction(text)
-        if domain is not None and domain not in world.domains:
+        if instruction is not None and instruction.task not in world.domains:
             known = ", ".join(world.domains)
-            raise InputError(f"the planted world {world.name} has no domain {domain!r}; choose tasks among {known}.")
+            raise InputError(
+                f"the planted world {world.name} has no domain {instruction.task!r}; choose tasks among {known}."
+            )
     instructions = {text: prompts[text] for text in sorted(prompts)}
     tokenizer = build_tokenizer(instructions)
     config = LlamaConfig(

@@ -20,10 +20,15 @@ from refusal_bench.errors import InputError
 UNK, PAD, BOS, START, END = SPECIAL_TOKENS = ("<unk>", "<pad>", "<|bos|>", "<|im_start|>", "<|im_end|>")
 NEWLINE = "\n"
 SYSTEM_PROMPT = "You are a planted model."
-REFUSAL = ("Sorry", ", but", " I", " cannot", " help", " with", " that", ".")
+OPENERS = ("Sorry", "I'm sorry", "My apologies")
+"""First tokens of refusals; a world with one opener uses the first."""
+REFUSAL = (", but", " I", " cannot", " help", " with", " that", ".")
+"""How every refusal goes on."""
 COMPLIANCE = ("Sure", ", here", " is", " a", " short", " answer", ".")
 RESERVED = tuple(
-    dict.fromkeys((*SPECIAL_TOKENS, NEWLINE, "system", "user", "assistant", SYSTEM_PROMPT, *REFUSAL, *COMPLIANCE))
+    dict.fromkeys(
+        (*SPECIAL_TOKENS, NEWLINE, "system", "user", "assistant", SYSTEM_PROMPT, *OPENERS, *REFUSAL, *COMPLIANCE)
+    )
 )
 """Every token that is not an instruction, in the order of its id."""
 

@@ -18,23 +18,29 @@ from refusal_bench.calibration.planted_tokenizer import (
     END,
     INSTRUCTION_POSITION,
     NEWLINE,
+    OPENERS,
     PROMPT_TOKENS,
     REFUSAL,
     RESERVED,
 )
-from refusal_bench.calibration.planted_world import Array, PlantedWorld, refusal_vectors
+from refusal_bench.calibration.planted_world import (
+    Array,
+    Instruction,
+    PlantedWorld,
+    mean_streams,
+    refusal_vectors,
+    topic_vectors,
+)
 
 SEED = "refusal-bench planted 1"
 HEAD_DIM = 16
-CONST, CODE, KEY, HARM, RELAY = 2.5, 2.0, 1.0, 1.25, 1.0  # lengths of a stream's parts
+CONST, CODE, KEY, HARM, TOPIC, RELAY = 2.5, 2.0, 1.0, 1.25, 0.5, 1.0  # lengths of a stream's parts
 GATE = 4.0  # input of the MLP's gates
 FLOOR = 40.0  # nats by which a token that cannot come next trails
 SHARP, BROAD = 20.0, 3.0  # attention logit of the instruction: takes all; takes less the more tokens there are
 
-CODED = tuple(dict.fromkeys((NEWLINE, *REFUSAL, *COMPLIANCE)))
+CODED = tuple(dict.fromkeys((NEWLINE, *OPENERS, *REFUSAL, *COMPLIANCE)))
 """Tokens with a code of their own, which lifts the tokens that come next."""
-BIGRAMS = sorted({pair for answer in (REFUSAL, COMPLIANCE) for pair in pairwise((NEWLINE, *answer, END))})
-"""Every (token, next token) of the two answers."""
 
 
 def stream_axes(world: PlantedWorld) -> dict[str, slice]:
@@ -45,7 +51,9 @@ def stream_axes(world: PlantedWorld) -> dict[str, slice]:
         "key": 1,  # marks an instruction
         "harm": n_domains,  # of the instruction's domain
         "relay": n_domains,  # harm on its way from attention to the MLP
+        "topic": 2 * n_domains,  # of the instruction
         "refusal": n_domains,  # the span of the r_j
+        "subject": 2 * n_domains,  # where the topic is written
         "private": HEAD_DIM,  # an instruction's own noise
         "noise": HEAD_DIM,  # where the blocks write it
         "code": len(CODED),
@@ -70,7 +78,20 @@ def planted_directions(world: PlantedWorld) -> Array:
     return directions
 
 
-def planted_weights(world: PlantedWorld, prompts: Mapping[str, str | None]) -> dict[str, Array]:
+def planted_differences(world: PlantedWorld) -> Array:
+    """Return the differences in means after the write, one row a domain: refusal, and whatever else twins differ in."""
+    axes, (harmful, harmless) = stream_axes(world), mean_streams(world)
+    differences: Array = (harmful - harmless) @ stream_basis(world)[np.r_[axes["refusal"], axes["subject"]]]
+    return differences
+
+
+def planted_harm_directions(world: PlantedWorld) -> Array:
+    """Return the unit directions of harm in the stream at the instruction, before the write, one row a domain."""
+    harm = stream_basis(world)[stream_axes(world)["harm"]]
+    return harm[[_harm_axis(world, domain) for domain in world.domains]]
+
+
+def planted_weights(world: PlantedWorld, prompts: Mapping[str, Instruction | None]) -> dict[str, Array]:
     """Return every matrix that is not zero by parameter name; norm weights stay one."""
     basis = stream_basis(world)
     weights = {
@@ -86,7 +107,7 @@ def planted_weights(world: PlantedWorld, prompts: Mapping[str, str | None]) -> d
     return weights
 
 
-def _embeddings(world: PlantedWorld, prompts: Mapping[str, str | None]) -> Array:
+def _embeddings(world: PlantedWorld, prompts: Mapping[str, Instruction | None]) -> Array:
     """Return one row of length `norm` a token; what planted features leave of it is the token's identity."""
     axes = stream_axes(world)
     rows = np.zeros((len(RESERVED) + len(prompts), world.d_model))
@@ -98,30 +119,41 @@ def _embeddings(world: PlantedWorld, prompts: Mapping[str, str | None]) -> Array
         if token in prompts:
             row[axes["key"]] = KEY
             row[axes["private"]] = rng.standard_normal(HEAD_DIM) / np.sqrt(HEAD_DIM)
-            if (domain := prompts[token]) is not None:
+            instruction = prompts[token]
+            if instruction is not None:
+                topics = topic_vectors(world, harmful=instruction.harmful)
+                row[axes["topic"]] = TOPIC * topics[world.domains.index(instruction.task)]
+            if instruction is not None and instruction.harmful:
                 spread = world.strength_spread * rng.standard_normal()
                 limit = 2 * world.strength_spread
-                row[axes["harm"]][world.domains.index(domain)] = HARM * (1 + np.clip(spread, -limit, limit))
+                row[axes["harm"]][_harm_axis(world, instruction.task)] = HARM * (1 + np.clip(spread, -limit, limit))
         identity = rng.standard_normal(world.d_model - axes["identity"].start)
         row[axes["identity"]] = identity * np.sqrt((world.norm**2 - row @ row) / (identity @ identity))
     return rows
 
 
 def _unembeddings(world: PlantedWorld, n_tokens: int) -> Array:
-    """Return one row a token: logit -FLOOR, 0 after a token it may follow, plus or minus half the score for openers."""
+    """Return one row a token: logit -FLOOR, 0 after a token it may follow; to that a refusal opener adds its score."""
     axes, ids = stream_axes(world), {token: index for index, token in enumerate(RESERVED)}
     rows = np.zeros((n_tokens, world.d_model))
     rows[:, axes["const"]] = -FLOOR / CONST
-    for token, following in BIGRAMS:
+    readouts = refusal_vectors(world)[1].T
+    openers = OPENERS[: len(readouts)]
+    for token, following in _bigrams(openers):
         rows[ids[following], axes["code"].start + CODED.index(token)] = FLOOR / CODE
-    score = np.zeros(world.d_model)
-    score[axes["refusal"]] = world.gain * refusal_vectors(world)[1]
-    score[axes["const"]] = -world.bias / CONST
-    score[axes["noise"].start] = world.score_spread / world.noise * np.sqrt(HEAD_DIM)
-    rows[ids[REFUSAL[0]]] += score / 2
-    rows[ids[COMPLIANCE[0]]] -= score / 2
+    for opener, readout in zip(openers, readouts, strict=True):
+        row = rows[ids[opener]]
+        row[axes["refusal"]] = world.gain * readout
+        row[axes["const"]] -= world.bias / CONST
+        row[axes["noise"].start] = world.score_spread / world.noise * np.sqrt(HEAD_DIM)
     rows *= world.norm / np.sqrt(world.d_model)
     return rows
+
+
+def _bigrams(openers: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return every (token, next token) of the answers."""
+    answers = (*((opener, *REFUSAL) for opener in openers), COMPLIANCE)
+    return sorted({pair for answer in answers for pair in pairwise((NEWLINE, *answer, END))})
 
 
 def _noise_block(world: PlantedWorld, layer: int) -> dict[str, Array]:
@@ -135,21 +167,28 @@ def _noise_block(world: PlantedWorld, layer: int) -> dict[str, Array]:
 
 
 def _write_block(world: PlantedWorld) -> dict[str, Array]:
-    """Return the block that turns harm into refusal: half in attention, which relays harm to the MLP for the rest."""
+    """Return the block that turns harm into refusal: half in attention, which relays harm to the MLP for the rest.
+
+    The same head copies the topic.
+    """
+    n_domains = len(world.domains)
     half = world.strength / 2 * refusal_vectors(world)[0]
-    relay = RELAY * np.eye(len(world.domains))
+    relay = RELAY * np.eye(n_domains)
+    subject = np.eye(3 * n_domains, 2 * n_domains, -n_domains)  # the head's channels after those of harm
     noise = _noise_scale(world) * _share(BROAD, INSTRUCTION_POSITION + 1)
     before = float(np.sqrt(world.norm**2 + world.write_layer * noise**2))
-    between = float(np.sqrt(before**2 + (world.strength / 2) ** 2 + RELAY**2))
+    between = float(np.sqrt(before**2 + (world.strength / 2) ** 2 + RELAY**2 + world.topic**2))
     silu = GATE / (1 + np.exp(-GATE))
-    gates = np.repeat(_read(world, "const", between) * GATE / CONST, len(world.domains), axis=0)
+    gates = np.repeat(_read(world, "const", between) * GATE / CONST, n_domains, axis=0)
     return {
         **_attend(world, SHARP),
-        "self_attn.v_proj": _pad(_read(world, "harm", before) / HARM),
-        "self_attn.o_proj": _write(world, HEAD_DIM, refusal=half, relay=relay),
+        "self_attn.v_proj": _pad(
+            np.vstack([_read(world, "harm", before) / HARM, _read(world, "topic", before) / TOPIC])
+        ),
+        "self_attn.o_proj": _write(world, HEAD_DIM, refusal=half, relay=relay, subject=subject),
         "mlp.gate_proj": gates,
         "mlp.up_proj": _read(world, "relay", between) / RELAY / silu,
-        "mlp.down_proj": _write(world, len(world.domains), refusal=half, relay=-relay),
+        "mlp.down_proj": _write(world, n_domains, refusal=half, relay=-relay),
     }
 
 
@@ -162,6 +201,11 @@ def _attend(world: PlantedWorld, logit: float) -> dict[str, Array]:
     keys[slowest, axes["key"]] = 1 / KEY
     scale = world.norm / np.sqrt(world.d_model)
     return {"self_attn.q_proj": scale * queries, "self_attn.k_proj": scale * keys}
+
+
+def _harm_axis(world: PlantedWorld, domain: str) -> int:
+    """Return which of the harm coordinates a domain's instructions carry."""
+    return 0 if world.shared_harm else world.domains.index(domain)
 
 
 def _read(world: PlantedWorld, axis: str, length: float) -> Array:

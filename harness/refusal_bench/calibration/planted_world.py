@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,17 @@ STUDY_COSINES: Array = np.array(
 """Published cosines between the five domains' refusal directions, in the order of STUDY_DOMAINS."""
 
 
+CONE_MIXTURES: Array = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.8, 0.6, 0], [0, 0.8, 0.6]])
+"""The world `cone`: each domain's direction (row) as a mixture of three axes, one for each opener (column)."""
+
+
+class Instruction(NamedTuple):
+    """What a planted model is told about a prompt."""
+
+    task: str
+    harmful: bool
+
+
 @dataclass(frozen=True, eq=False)
 class PlantedWorld:
     """What is planted. Lengths are in units of the stream; scores are in nats."""
@@ -31,6 +42,8 @@ class PlantedWorld:
     domains: tuple[str, ...] = STUDY_DOMAINS
     gram: Array = field(default_factory=STUDY_COSINES.copy)
     """Cosines between the domains' refusal directions: positive semidefinite with unit diagonal."""
+    openers: Array = field(default_factory=lambda: np.ones((len(STUDY_DOMAINS), 1)))
+    """What a unit of a domain's direction (row) counts for each opener (column); linear in the directions."""
     n_layers: int = 10
     d_model: int = 256
     """Width of the stream, a power of two."""
@@ -40,6 +53,12 @@ class PlantedWorld:
     """a: length of the difference in means between harmful and harmless prompts."""
     strength_spread: float = 0.12
     """Relative standard deviation of a prompt's strength, which is cut at two of them."""
+    shared_harm: bool = False
+    """Whether instructions of all domains carry the same harm; their refusal directions must then be one."""
+    topic: float = 1.0
+    """Length of a task's topic, which harmful and harmless twins share."""
+    harmless_topic: float = 0.0
+    """c: length of a second topic, which only the task's harmless prompts have."""
     noise: float = 0.45
     """Root mean square length, at the end, of what a prompt adds to the stream beside refusal."""
     norm: float = 4.0
@@ -57,48 +76,81 @@ WORLDS: dict[str, PlantedWorld] = {
     for world in (
         PlantedWorld("study"),
         PlantedWorld("single", gram=np.ones((5, 5))),
+        PlantedWorld("cone", gram=CONE_MIXTURES @ CONE_MIXTURES.T, openers=CONE_MIXTURES, gain=12.0, bias=5.0),
+        # An ablation here takes less than half of refusal; gain and bias put the half that is left below zero.
+        PlantedWorld(
+            "topic_confound", gram=np.ones((5, 5)), harmless_topic=1.1, gain=16.0, bias=12.0, strength_spread=0.06
+        ),
+        PlantedWorld("harm_vs_refusal", gram=np.ones((5, 5)), shared_harm=True),
         PlantedWorld("no_refusal", gain=0.0),
         PlantedWorld("late", write_layer=8),
     )
 }
-"""`study`: the published geometry. `single`: one direction for every domain. `no_refusal`: directions without effect.
-`late`: refusal is written past 80 % of depth, where no candidate is eligible."""
+"""`study`: the published geometry. `single`: one direction for every domain. `cone`: three openers, each read from an
+axis of its own; domains are mixtures of the three. `topic_confound`: one direction, but harmless prompts are of other
+topics than harmful ones. `harm_vs_refusal`: one harm at the instruction, one other direction for refusal after it.
+`no_refusal`: directions without effect. `late`: refusal is written past 80 % of depth, where no candidate is eligible.
+"""
 
 
 class ExpectedScores(TypedDict):
-    """Mean refusal scores, nats."""
+    """Mean refusal scores, nats. Directions are differences in means at any layer after the write."""
 
-    harmful: float
-    """Harmful prompts of any domain."""
-    harmless: float
-    """Harmless prompts."""
+    harmful: Array
+    """Each domain's harmful prompts."""
+    harmless: Array
+    """Each domain's harmless prompts."""
     ablation: Array
     """Row's direction ablated everywhere, column's harmful prompts."""
-    added: float
-    """A domain's difference in means added to harmless prompts, at any layer after the write."""
+    added: Array
+    """Row's difference in means added to column's harmless prompts."""
+    subspace: Array
+    """Harmful prompts of all domains, the first k uncentred principal components ablated; from k = 0 to the rank."""
 
 
 def expected_scores(world: PlantedWorld) -> ExpectedScores:
     """Return the mean scores in closed form, the final norm's factor included."""
-    directions, readout = refusal_vectors(world)
-    harmful = world.strength * directions
-    ablated = harmful - world.strength * world.gram[:, :, None] * directions[:, None, :]
+    _, readouts = refusal_vectors(world)
+    harmful, harmless = mean_streams(world)
+    differences = harmful - harmless
+    units = differences / np.linalg.norm(differences, axis=1, keepdims=True)
+    components = np.linalg.svd(units)[2][: np.linalg.matrix_rank(units, tol=1e-6)]
 
-    def score(vectors: Array) -> Array:
-        length = np.sqrt(world.norm**2 + world.noise**2 + np.square(vectors).sum(-1))
-        scores: Array = (world.gain * vectors @ readout - world.bias) * world.norm / length
+    def score(streams: Array) -> Array:
+        length = np.sqrt(world.norm**2 + world.noise**2 + np.square(streams).sum(-1, keepdims=True))
+        logits = (world.gain * streams[..., : len(readouts)] @ readouts - world.bias) * world.norm / length
+        scores: Array = np.logaddexp.reduce(logits, axis=-1)
         return scores
 
+    def without(basis: Array) -> Array:
+        return harmful - harmful @ basis.T @ basis
+
     return {
-        "harmful": float(score(harmful[0])),
-        "harmless": float(score(0 * harmful[0])),
-        "ablation": score(ablated),
-        "added": float(score(harmful[0])),
+        "harmful": score(harmful),
+        "harmless": score(harmless),
+        "ablation": np.stack([score(without(unit[None])) for unit in units]),
+        "added": score(harmless + differences[:, None]),
+        "subspace": np.array([score(without(components[:k])).mean() for k in range(len(components) + 1)]),
     }
 
 
+def mean_streams(world: PlantedWorld) -> tuple[Array, Array]:
+    """Return what each domain's harmful and harmless prompts mean after the write: refusal's span, then topics."""
+    refusal = world.strength * refusal_vectors(world)[0]
+    return (
+        np.hstack([refusal, topic_vectors(world, harmful=True)]),
+        np.hstack([0 * refusal, topic_vectors(world, harmful=False)]),
+    )
+
+
+def topic_vectors(world: PlantedWorld, *, harmful: bool) -> Array:
+    """Return each domain's topic: an axis for what twins share, another for what only its harmless prompts have."""
+    axes = np.eye(len(world.domains))
+    return np.hstack([world.topic * axes, (0.0 if harmful else world.harmless_topic) * axes])
+
+
 def refusal_vectors(world: PlantedWorld) -> tuple[Array, Array]:
-    """Return the unit directions r_j (rows) in coordinates of their own span, and w with w·r_j = 1 for all j."""
+    """Return the unit directions r_j (rows) in coordinates of their own span, and w_o (columns): w_o·r_j = openers."""
     values, vectors = np.linalg.eigh(world.gram)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # the one symmetric root, also of a singular matrix
-    return root, np.linalg.pinv(root, rcond=1e-6) @ np.ones(len(root))
+    return root, np.linalg.pinv(root, rcond=1e-6) @ world.openers

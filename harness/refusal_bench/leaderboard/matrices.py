@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, labels_fit, long, ordered, same, shaped, symmetric
+from refusal_bench.metrics.statistics import holm
 from refusal_bench.record import CausalMatrix, Control, CrossDomain, Geometry, Matrix, Record, Spectrum, Subspace
 from refusal_bench.record import TaskResult as Task
 
@@ -23,9 +24,22 @@ def geometry_faults(where: str, geometry: Geometry, record: Record) -> Iterator[
         name: getattr(geometry, name)
         for name in ("cosine", "angle_deg", "cosine_disattenuated", "p_value", "topic_cosine")
     }
+    # Records of before 0.2 have none of these.
+    later = {"ceiling": geometry.ceiling, "p_same": geometry.p_same, "p_same_holm": geometry.p_same_holm}
+    matrices |= {name: matrix for name, matrix in later.items() if matrix is not None}
     for name, matrix in matrices.items():
         shapes += shaped(f"{where}.{name}", matrix, n, n)
-    shapes += shaped(f"{where}.cosine_ci95", geometry.cosine_ci95, n, n)
+    intervals = {"cosine_ci95": geometry.cosine_ci95}
+    if geometry.cosine_disattenuated_ci95 is not None:
+        intervals["cosine_disattenuated_ci95"] = geometry.cosine_disattenuated_ci95
+    for name, cells in intervals.items():
+        shapes += shaped(f"{where}.{name}", cells, n, n)
+    lists = {"reliability": geometry.reliability, "pairs": geometry.pairs, "pairs_needed": geometry.pairs_needed}
+    for name, values in lists.items():
+        if values is not None:
+            shapes += long(f"{where}.{name}", values, n)
+    if geometry.comparisons is not None:
+        shapes += long(f"{where}.comparisons", geometry.comparisons, n * (n - 1) // 2)
     yield from shapes
     if shapes:
         return
@@ -40,17 +54,32 @@ def geometry_faults(where: str, geometry: Geometry, record: Record) -> Iterator[
         yield from in_range(f"{where}.cosine{at}", cosine, -1, 1)
         yield from in_range(f"{where}.cosine_disattenuated{at}", geometry.cosine_disattenuated[i][j], -1, 1)
         yield from in_range(f"{where}.topic_cosine{at}", geometry.topic_cosine[i][j], -1, 1)
-        yield from in_range(f"{where}.p_value{at}", geometry.p_value[i][j], 0, 1)
-        yield from ordered(f"{where}.cosine_ci95{at}", geometry.cosine_ci95[i][j], -1, 1)
-        yield from same(
-            f"{where}.cosine_ci95{at}", geometry.cosine_ci95[i][j], geometry.cosine_ci95[j][i], "its mirror"
-        )
+        for name in ("p_value", *(name for name in later if name in matrices)):
+            yield from in_range(f"{where}.{name}{at}", matrices[name][i][j], 0, 1)
+        for name, cells in intervals.items():
+            yield from ordered(f"{where}.{name}{at}", cells[i][j], -1, 1)
+            yield from same(f"{where}.{name}{at}", cells[i][j], cells[j][i], "its mirror")
         yield from _angle_faults(f"{where}.angle_deg{at}", geometry.angle_deg[i][j], cosine)
         if i == j and cosine is not None:
             yield from same(f"{where}.cosine{at}", cosine, 1.0, "a direction with itself")
+    yield from _holm_faults(where, geometry)
     array = derive.complete(geometry.cosine)
     if array is not None and n >= 2:
         yield from _spectral_faults(where, geometry, array)
+
+
+def _holm_faults(where: str, geometry: Geometry) -> Iterator[str]:
+    """Adjusted p-values are those of the pairs that were tested."""
+    plain, adjusted = geometry.p_same, geometry.p_same_holm
+    if plain is None or adjusted is None:
+        return
+    pairs = [(i, j) for i, j in combinations(range(len(plain)), 2) if adjusted[i][j] is not None]
+    tested = [p for i, j in pairs if (p := plain[i][j]) is not None]
+    if len(tested) != len(pairs):
+        yield f"{where}.p_same_holm adjusts a p-value that is null"
+        return
+    for (i, j), expected in zip(pairs, holm(np.array(tested)), strict=True):
+        yield from same(f"{where}.p_same_holm[{i}][{j}]", adjusted[i][j], float(expected), "Holm's correction")
 
 
 def _spectral_faults(where: str, geometry: Geometry, cosine: Float[ndarray, "n n"]) -> Iterator[str]:

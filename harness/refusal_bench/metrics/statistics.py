@@ -69,3 +69,12 @@ def half_weights(n: int, splits: int, rng: np.random.Generator) -> tuple[ndarray
     np.put_along_axis(first, order[:, : n // 2], 1 / (n // 2), axis=1)
     np.put_along_axis(second, order[:, n // 2 : 2 * (n // 2)], 1 / (n // 2), axis=1)
     return first, second
+
+
+def holm(p: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Adjusted p-values: calling those below α keeps the chance of any false claim below α (Holm 1979)."""
+    order = np.argsort(p)
+    factors = len(p) - np.arange(len(p))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
+    return adjusted

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
@@ -54,8 +55,8 @@ class ChatModel:
         return hashlib.sha256(str(self.template.tokenizer.chat_template).encode()).hexdigest()
 
 
-def load_model(config: RunConfig, planted_prompts: Mapping[str, str | None] | None = None) -> ChatModel:
-    """Load and check a model. `planted_prompts` maps prompts to domains (None: harmless) for planted models.
+def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None) -> ChatModel:
+    """Load and check a model. `planted_prompts` says whose each prompt is, for planted models.
 
     InputError for an unknown model, no network, a missing tokenizer or chat template, or an unknown architecture.
     """
@@ -105,12 +106,12 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
-def _planted(source: Source, prompts: Mapping[str, str | None]) -> tuple[Any, Any]:
+def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, Any]:
     from refusal_bench.calibration.planted import WORLDS, build_planted
 
     world = WORLDS[source.location]
-    # A domain that the world does not know is harmless to it, as any prompt it does not know.
-    return build_planted(world, {p: d if d in world.domains else None for p, d in prompts.items()})
+    # A prompt of a task that the world does not know is harmless to it, as any prompt it does not know.
+    return build_planted(world, {text: x if x.task in world.domains else None for text, x in prompts.items()})
 
 
 def load_tokenizer(source: Source, config: RunConfig) -> tuple[Any, int, int, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from refusal_bench.record import (
     CausalMatrix,
@@ -62,9 +63,62 @@ def cosine_figure(geometry: Geometry, *, own_site: bool = False) -> Figure:
         caption = "The same with every domain at its own best site; vectors of different layers are not in one space."
     else:
         title, key = "Cosine at the common site", "cosine"
-        caption = "1 is the same direction, 0 unrelated; compare with the noise ceiling in the verdict, not with 1."
+        caption = (
+            "1 is the same direction, 0 unrelated; compare with the ceiling that noise leaves of 1 (below), not with 1."
+        )
     plot = heat(names, names, geometry.cosine, [[number(c) for c in row] for row in geometry.cosine], cells, "cosine")
     return Figure(key, title, caption, plot, ["", *names], _labelled(names, cells), wide=n > MANY)
+
+
+def comparisons_figure(geometry: Geometry) -> Figure | None:
+    """Corrected cosines of all pairs with their intervals, beside what was measured."""
+    ceiling, intervals, adjusted = geometry.ceiling, geometry.cosine_disattenuated_ci95, geometry.p_same_holm
+    if not geometry.comparisons or ceiling is None or intervals is None or adjusted is None:
+        return None
+    pairs = list(combinations(range(len(geometry.domains)), 2))
+    names = [f"{geometry.domains[i]} and {geometry.domains[j]}" for i, j in pairs]
+    corrected = [geometry.cosine_disattenuated[i][j] for i, j in pairs]
+    shown = [0.0, *(value for i, j in pairs for value in (*(intervals[i][j] or ()), geometry.cosine[i][j] or 0.0))]
+    marks = {"type": "scatter", "mode": "markers", "y": [label(name) for name in names]}
+    data = [
+        marks
+        | {
+            "x": corrected,
+            "error_x": error(corrected, [intervals[i][j] for i, j in pairs]),
+            "name": "corrected for noise",
+        }
+        | {"marker": {"size": 9, "color": PALETTE[0]}},
+        marks
+        | {"x": [geometry.cosine[i][j] for i, j in pairs], "name": "as measured"}
+        | {"marker": {"size": 8, "symbol": "circle-open", "color": PALETTE[1]}},
+        marks
+        | {"x": [ceiling[i][j] for i, j in pairs], "name": "one direction would show"}
+        | {"marker": {"size": 12, "symbol": "line-ns-open", "color": GREY}},
+    ]
+    layout = {
+        "height": 120 + 26 * len(pairs),
+        "xaxis": {"title": {"text": "cosine"}, "range": [-1.02 if min(shown) < 0 else -0.02, 1.02]},
+        "yaxis": {"autorange": "reversed", "automargin": True},
+        "legend": LEGEND,
+    }
+    rows = [
+        [
+            name,
+            number_interval(corrected[p], intervals[i][j]),
+            number(geometry.cosine[i][j]),
+            number(ceiling[i][j]),
+            number(adjusted[i][j], 4),
+            sentence.partition(": ")[2].partition(",")[0],
+        ]
+        for p, (name, (i, j), sentence) in enumerate(zip(names, pairs, geometry.comparisons, strict=True))
+    ]
+    caption = (
+        "The interval says which cosines of the true directions the data allow; a pair is called different only if one "
+        "direction and the noise of this many prompts would hardly show so low a cosine, all pairs considered (Holm)."
+    )
+    header = ["pair", "corrected [95 %]", "measured", "ceiling", "p of one direction", "verdict"]
+    plot = {"data": data, "layout": layout}
+    return Figure("comparisons", "Cosine of each pair, corrected for noise", caption, plot, header, rows, wide=True)
 
 
 def spectrum_figure(kind: str, spectrum: Spectrum) -> Figure | None:
@@ -78,17 +132,33 @@ def spectrum_figure(kind: str, spectrum: Spectrum) -> Figure | None:
         low, height = [band[0] for band in spectrum.null95], [band[1] - band[0] for band in spectrum.null95]
         band = {"type": "bar", "x": components, "y": height, "base": low, "name": "random directions, 95 %"}
         data.append(band | {"width": 0.85, "marker": {"color": GREY}, "opacity": 0.45, "hoverinfo": "skip"})
+    if spectrum.one_direction95:
+        middle = [(low + high) / 2 for low, high in spectrum.one_direction95]
+        drawn = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": components,
+            "y": middle,
+            "name": "one direction and noise, 95 %",
+        }
+        look = {"marker": {"symbol": "line-ew-open", "size": 10, "color": PALETTE[1]}}
+        data.append(drawn | look | {"error_y": error(middle, spectrum.one_direction95)})
     captions = {
         "centred": "The mean direction is subtracted first, so this shows how the domains differ, not what they share.",
         "uncentred": "The mean direction is kept, so the first component is the axis that the domains share.",
     }
     rows = [
-        [component, percent_interval(share, _at(spectrum.ci95, i)), _band(_at(spectrum.null95, i))]
+        [
+            component,
+            percent_interval(share, _at(spectrum.ci95, i)),
+            _band(_at(spectrum.one_direction95, i)),
+            _band(_at(spectrum.null95, i)),
+        ]
         for i, (component, share) in enumerate(zip(components, shares, strict=True))
     ]
     layout = {"height": 320, "barmode": "overlay"} | named_shares("explained variance")
     title = f"Explained variance, {kind}"
-    header = ["component", "share [95 %]", "random directions, 95 %"]
+    header = ["component", "share [95 %]", "one direction, 95 %", "random directions, 95 %"]
     return Figure(f"pca-{kind}", title, captions[kind], {"data": data, "layout": layout}, header, rows)
 
 

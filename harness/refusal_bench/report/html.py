@@ -122,6 +122,7 @@ def sections(record: Record) -> list[Section]:
         own = results.geometry_own_site
         geometric = [
             figures.cosine_figure(geometry),
+            figures.comparisons_figure(geometry),
             figures.cosine_figure(own, own_site=True) if own is not None else None,
             figures.spectrum_figure("uncentred", geometry.pca.uncentred),
             figures.spectrum_figure("centred", geometry.pca.centred),

@@ -1,0 +1,318 @@
+"""What is left of directions and their cosines when the noise of finitely many prompt pairs is taken out.
+
+A domain's direction is the mean of n pair differences δ = μ + ε with noise covariance Σ. Everything here follows from
+the Gram matrix of all pairs' differences, so that no size of model costs more than another, and leading axes of it may
+hold many samples. Sums over distinct pairs (U-statistics) make every moment unbiased whatever the noise's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+MIN_PAIRS = 4
+"""Fewest pairs of a domain: the fourth-order sums need four distinct ones."""
+
+MAX_WIDTH = 100
+"""Dimensions of drawn noise; with more, sums over them are normal for all that matters here."""
+
+Z95 = 1.959964
+"""Normal quantile of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Unbiased moments of k domains' mean differences; i, j and l are domains."""
+
+    n: Float[ndarray, " k"]
+    """Pairs of each domain."""
+    products: Float[ndarray, "... k k"]
+    """μ_i·μ_j; on the diagonal ‖μ_i‖², free of the noise's own norm."""
+    trace: Float[ndarray, "... k"]
+    """tr Σ_i."""
+    trace_products: Float[ndarray, "... k k"]
+    """tr(Σ_i Σ_j)."""
+    trace_cubes: Float[ndarray, "... k"]
+    """tr(Σ_i³)."""
+    along: Float[ndarray, "... k k k"]
+    """μ_jᵀ Σ_i μ_l: noise of domain i in the plane of the directions j and l."""
+
+    @property
+    def squared_norms(self) -> Float[ndarray, "... k"]:
+        """‖μ_i‖²; may be negative where there is no signal."""
+        diagonal: ndarray = np.einsum("...ii->...i", self.products)
+        return diagonal
+
+    @property
+    def reliability(self) -> Float[ndarray, "... k"]:
+        """Share of an estimated direction's squared norm that is signal: ‖μ‖² / (‖μ‖² + tr Σ / n), within [0, 1]."""
+        share: ndarray = np.clip(self.squared_norms / (self.squared_norms + self.trace / self.n), 0, 1)
+        return share
+
+    def of(self, domains: Sequence[int]) -> Moments:
+        """Return the moments of some of the domains."""
+        some = np.asarray(domains)
+        pair = (..., some[:, None], some)
+        return Moments(
+            self.n[some],
+            self.products[pair],
+            self.trace[..., some],
+            self.trace_products[pair],
+            self.trace_cubes[..., some],
+            self.along[..., some[:, None, None], some[:, None], some],
+        )
+
+
+def moments(gram: Float[ndarray, "... pair pair"], owner: Sequence[int] | ndarray) -> Moments:
+    """Estimate the moments from inner products of pair differences; `owner` is each pair's domain, ascending from 0.
+
+    ValueError for a domain of fewer than MIN_PAIRS pairs.
+    """
+    owner = np.asarray(owner)
+    n = np.bincount(owner)
+    if n.min() < MIN_PAIRS:
+        raise ValueError(f"a domain needs at least {MIN_PAIRS} pairs")
+    k = len(n)
+    means = np.equal.outer(np.arange(k), owner) / n[:, None]
+    projected = gram @ means.T
+    products = means @ projected
+    plain = np.einsum("...ii->...i", products)
+    diagonal = np.einsum("...ii->...i", gram)
+    own = np.stack([diagonal[..., owner == i].mean(axis=-1) for i in range(k)], axis=-1)
+    index = np.arange(k)
+    products[..., index, index] = (n * plain - own) / (n - 1)
+    # Centred within each domain, inner products are those of the noise alone.
+    centre = np.eye(len(owner)) - means.T @ np.equal.outer(np.arange(k), owner)
+    noise = centre @ gram @ centre.T
+    trace_products = np.empty_like(products)
+    trace_cubes = np.empty_like(plain)
+    along = np.empty((*products.shape, k))
+    for i in range(k):
+        mine = owner == i
+        for j in range(i, k):
+            block = noise[..., mine, :][..., owner == j]
+            value = _trace_of_square(block) if i == j else (block**2).sum((-2, -1)) / ((n[i] - 1) * (n[j] - 1))
+            trace_products[..., i, j] = trace_products[..., j, i] = np.maximum(value, 0)
+            if i == j:
+                trace_cubes[..., i] = np.maximum(_trace_of_cube(block), 0)
+    for i in range(k):
+        mine = owner == i
+        scores = projected[..., mine, :].copy()
+        # A pair's own share of its domain's mean is left out: it would be noise times itself. The mean of the others
+        # moves against it by 1/(n-1), which the second factor undoes.
+        scores[..., i] = (n[i] * scores[..., i] - diagonal[..., mine]) / (n[i] - 2)
+        scores -= scores.mean(axis=-2, keepdims=True)
+        along[..., i, :, :] = np.swapaxes(scores, -1, -2) @ scores / (n[i] - 1)
+        # The means that the pairs are projected on carry noise of their own into the diagonal.
+        along[..., i, index, index] -= trace_products[..., i, :] / (n - 2 * (index == i))
+    return Moments(n.astype(float), products, n * (own - plain) / (n - 1), trace_products, trace_cubes, along)
+
+
+def _trace_of_square(centred: Float[ndarray, "... n n"]) -> ndarray:
+    """tr(Σ²) from the noise's Gram matrix, by sums over distinct pairs (Chen and Qin 2010, section 3)."""
+    n = centred.shape[-1]
+    off = centred * (1 - np.eye(n))
+    squares = (off**2).sum((-2, -1))
+    rows = off.sum(-1)
+    chains = (rows**2).sum(-1) - squares
+    total = rows.sum(-1)
+    two = squares / (n * (n - 1))
+    three = chains / (n * (n - 1) * (n - 2))
+    four = (total**2 - 2 * squares - 4 * chains) / (n * (n - 1) * (n - 2) * (n - 3))
+    value: ndarray = two - 2 * three + four
+    return value
+
+
+def _trace_of_cube(centred: Float[ndarray, "... n n"]) -> ndarray:
+    """tr(Σ³) from the noise's Gram matrix: closed walks over three distinct pairs."""
+    n = centred.shape[-1]
+    off = centred * (1 - np.eye(n))
+    value: ndarray = np.einsum("...ij,...ji->...", off @ off, off) / (n * (n - 1) * (n - 2))
+    return value
+
+
+@dataclass(frozen=True)
+class Disattenuated:
+    """Cosines of the true directions, with intervals; not clipped, so that their mean stays unbiased.
+
+    Nan where a domain has no signal, and at the ends of an interval where the data bound nothing.
+    """
+
+    cosine: Float[ndarray, "... k k"]
+    low: Float[ndarray, "... k k"]
+    high: Float[ndarray, "... k k"]
+    linear: Float[ndarray, "... k k"]
+    """Part of the variance that falls with the number of pairs."""
+    quadratic: Float[ndarray, "... k k"]
+    """Part of the variance that falls with its square: noise times noise."""
+
+    def half_width(self, growth: ndarray | float = 1.0) -> Float[ndarray, "... k k"]:
+        """Expected half-width of the intervals with `growth` times as many pairs in every domain."""
+        half: ndarray = Z95 * np.sqrt(self.linear / growth + self.quadratic / np.square(growth))
+        return half
+
+    def growth_for(self, half_width: float) -> Float[ndarray, "... k k"]:
+        """How many times as many pairs would give that half-width: `half_width` solved for `growth`."""
+        target = (half_width / Z95) ** 2
+        growth: ndarray = (self.linear + np.sqrt(self.linear**2 + 4 * target * self.quadratic)) / (2 * target)
+        return growth
+
+
+def disattenuated(found: Moments, confidence: float = 0.95) -> Disattenuated:
+    """Correct cosines for noise: unbiased inner products over unbiased norms, less the ratio's second-order bias.
+
+    The interval is Fieller's (1954) for a ratio, with the variances of the moments and Satterthwaite's (1946) degrees
+    of freedom.
+    """
+    index = np.arange(len(found.n))
+    signal = found.squared_norms > 0
+    result = Disattenuated(*(np.zeros_like(found.products) for _ in range(5)))
+    for matrix in (result.cosine, result.low, result.high):
+        matrix[..., index, index] = np.where(signal, 1.0, np.nan)
+    for i, j in combinations(range(len(index)), 2):
+        for matrix, value in zip(vars(result).values(), _ratio(found.of((i, j)), confidence), strict=True):
+            matrix[..., i, j] = matrix[..., j, i] = value
+    return result
+
+
+def _ratio(pair: Moments, confidence: float) -> tuple[ndarray, ...]:
+    """Corrected cosine of two domains, both ends of its interval, and both parts of its variance."""
+    n = pair.n
+    squared = np.where(pair.squared_norms > 0, pair.squared_norms, np.nan)
+    norm = np.sqrt(squared)
+    raw = pair.products[..., 0, 1] / norm.prod(-1)
+    # Noise of each domain's mean along its own direction and along the other one, relative to their lengths.
+    along = np.stack([pair.along[..., 0, :, :], pair.along[..., 1, ::-1, ::-1]], axis=-3)
+    lengths = np.stack([norm, norm[..., ::-1]], axis=-1)
+    relative = along / lengths[..., :, None] / lengths[..., None, :] / (n * squared)[..., None, None]
+    own, cross, joint = relative[..., 0, 0], relative[..., 1, 1], relative[..., 0, 1]
+    # Noise times noise: in each squared norm, and in the product.
+    square = np.einsum("...ii->...i", pair.trace_products) / (n * (n - 1)) / squared**2 / 2
+    product = pair.trace_products[..., 0, 1] / n.prod() / squared.prod(-1)
+    cosine = (raw + joint.sum(-1)) / (1 + 3 / 2 * np.maximum(own + square, 0)).prod(-1)
+    # The cosine is the product, in units of the norms, over a denominator of 1. The variance of their difference is a
+    # quadratic form; its linear part is unbiased, so it may come out negative, and is then left out.
+    share = cross - 2 * cosine[..., None] * joint + cosine[..., None] ** 2 * own
+    real = share.sum(-1) > 0
+    top = np.where(real, cross.sum(-1), 0) + product
+    both = np.where(real, joint.sum(-1), 0)
+    bottom = np.where(real, own.sum(-1), 0) + square.sum(-1)
+    variance = top - 2 * cosine * both + cosine**2 * bottom
+    quadratic = product + cosine**2 * square.sum(-1)
+    freedom = variance**2 / np.maximum((share**2 / (n - 1)).sum(-1), 1e-12 * variance**2 + 1e-300)
+    freedom = np.nan_to_num(np.maximum(freedom, n.min() - 1), nan=1)
+    quantile = stats.t.ppf((1 + confidence) / 2, freedom) ** 2
+    # (c - r)² <= quantile · (top - 2 r both + r² bottom), solved for r.
+    a, b, c = 1 - quantile * bottom, cosine - quantile * both, cosine**2 - quantile * top
+    half = np.sqrt(np.where(a > 0, np.maximum(b**2 - a * c, 0), np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cosine, (b - half) / a, (b + half) / a, variance - quadratic, quadratic
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What estimation noise makes of directions that are known: one draw a sample of the same size."""
+
+    raw: Float[ndarray, "draw k k"]
+    """Cosines of estimated directions."""
+    corrected: Float[ndarray, "draw k k"]
+    """The same over unbiased norms; nan where a squared norm came out negative."""
+
+
+def draw_with_rank(found: Moments, rank: int, n_draws: int, rng: np.random.Generator) -> Drawn:
+    """Draw estimates as if the true directions lay in `rank` dimensions: those nearest to the corrected cosines."""
+    norm = np.sqrt(found.squared_norms)
+    values, vectors = np.linalg.eigh(found.products / norm[:, None] / norm)
+    leading = vectors[:, len(values) - rank :]
+    return _draw(found, leading @ leading.T, n_draws, rng)
+
+
+def draw_same(found: Moments, n_draws: int, rng: np.random.Generator) -> Drawn:
+    """Draw estimates as if all domains had one direction, the mean of their unit directions."""
+    return _draw(found, np.ones((len(found.n),) * 2), n_draws, rng)
+
+
+def _draw(found: Moments, mixing: Float[ndarray, "k k"], n_draws: int, rng: np.random.Generator) -> Drawn:
+    """Draw estimates of directions that are mixtures of the unit directions; a parametric bootstrap of the moments.
+
+    Every domain must have signal.
+    """
+    n, k = found.n, len(found.n)
+    norm = np.sqrt(found.squared_norms)
+    unit = found.products / norm[:, None] / norm
+    lengths = np.sqrt(np.maximum(np.einsum("ij,jl,il->i", mixing, unit, mixing), 1e-12))
+    change = norm[:, None] * mixing / lengths[:, None] / norm
+    truth = change @ found.products @ change.T
+    index = np.arange(k)
+    # The norms are kept by construction; rounding, and a matrix that noise left indefinite, would change them.
+    truth[index, index] = found.squared_norms
+    linear = np.stack(
+        [rng.standard_normal((n_draws, k)) @ _root(change @ found.along[i] @ change.T / n[i]).T for i in range(k)],
+        axis=1,
+    )
+    # The true lengths are known no better than this; taking the estimates for them would make the draws too narrow.
+    own_along = np.maximum(found.along[index, index, index], 0)
+    error = np.sqrt(4 * own_along / n + 2 * found.trace_products[index, index] / (n * (n - 1)))
+    stretch = np.sqrt(np.maximum(1 + error / found.squared_norms * rng.standard_normal((n_draws, k)), 1e-6))
+    linear = linear * stretch[:, None, :]
+    products = truth * stretch[:, :, None] * stretch[:, None, :]
+    products += linear + np.swapaxes(linear, 1, 2)  # the diagonal gets its linear part twice, as it must
+    # Noise times noise, of vectors in so many dimensions that its spread and its skewness are those of the sample's.
+    own = np.maximum(found.trace_products[index, index], 1e-300)
+    wide = own / np.maximum(found.trace_cubes, 1e-300) ** (2 / 3)
+    width = int(np.exp(min(3 * np.log(wide).mean(), np.log(MAX_WIDTH))).clip(1))
+    # Its spread too is known from n pairs only: Student's factor.
+    student = (n - 1) / rng.chisquare(n - 1, (n_draws, k))
+    noise = rng.standard_normal((n_draws, k, width)) * np.sqrt(student * np.sqrt(own / width) / n)[..., None]
+    products += noise @ np.swapaxes(noise, 1, 2)
+    length = student * np.sqrt(own * width) / n
+    squared = products[:, index, index] - (noise**2).sum(-1)
+    squared = squared + np.sqrt(n / (n - 1)) * ((noise**2).sum(-1) - length)
+    products[:, index, index] = squared
+    plain = np.sqrt(np.maximum(squared + found.trace / n, 1e-300))
+    unbiased = np.sqrt(np.where(squared > 0, squared, np.nan))
+    raw = products / plain[:, :, None] / plain[:, None, :]
+    corrected = products / unbiased[:, :, None] / unbiased[:, None, :]
+    raw[:, index, index] = 1.0
+    return Drawn(np.clip(raw, -1, 1), corrected)
+
+
+def _root(matrix: Float[ndarray, "n n"]) -> ndarray:
+    """A square root of the nearest covariance: an unbiased estimate of one need not be positive."""
+    values, vectors = np.linalg.eigh(matrix)
+    root: ndarray = vectors * np.sqrt(np.maximum(values, 0))
+    return root
+
+
+def p_same(found: Moments, n_draws: int, rng: np.random.Generator) -> ndarray:
+    """One-sided p-values that two domains' cosine is 1 up to noise, by parametric bootstrap; nan without signal."""
+    k = len(found.n)
+    p = np.full((k, k), np.nan)
+    for i, j in combinations(range(k), 2):
+        pair = found.of((i, j))
+        if (pair.squared_norms <= 0).any():
+            continue
+        observed = pair.products[0, 1] / np.sqrt(pair.squared_norms.prod())
+        drawn = draw_same(pair, n_draws, rng).corrected[:, 0, 1]
+        # A draw without signal says nothing against the observation.
+        p[i, j] = p[j, i] = (1 + (np.isnan(drawn) | (drawn <= observed)).sum()) / (1 + n_draws)
+    return p
+
+
+def n_components(found: Moments, eigenvalues: Float[ndarray, " k"], n_draws: int, rng: np.random.Generator) -> int:
+    """Dimensions that the directions need beyond noise: parallel analysis (Horn 1965), one component at a time.
+
+    A further component counts while its observed eigenvalue, of the raw cosines, exceeds the 95 % quantile of what
+    directions in one dimension fewer would show with the noise of this many pairs. Every domain must have signal.
+    """
+    for rank in range(1, len(found.n)):
+        null = np.linalg.eigvalsh(draw_with_rank(found, rank, n_draws, rng).raw)[:, ::-1]
+        if eigenvalues[rank] <= np.quantile(null[:, rank], 0.95):
+            return rank
+    return len(found.n)
