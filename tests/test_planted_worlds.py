@@ -142,18 +142,19 @@ def test_confounded_directions_look_apart_and_act_as_one():
     assert (baseline - np.array(drops) < 0).all()
 
 
-def test_a_topic_alone_moves_no_score():
-    """What twins differ in beside refusal, and what they share, both ablated: every score stays."""
-    truth = torch.from_numpy(planted_directions(WORLDS["topic_confound"]))
-    baseline = held_out("topic_confound")
-    for i, domain in enumerate(STUDY_DOMAINS):
-        mean = stream("topic_confound", HARMLESS[domain])[:, -1, -1].mean(0)
-        others = torch.stack([stream("topic_confound", HARMLESS[d])[:, -1, -1].mean(0) for d in STUDY_DOMAINS])
-        topic = mean - others.mean(0)
-        topic -= (topic @ truth[i]) * truth[i]
-        with ablated("topic_confound", topic):
-            after = held_out("topic_confound")
-        assert np.abs(after - baseline).max() < 0.5  # of 15
+def test_a_topic_moves_no_logit():
+    """What a task's harmless prompts alone have, and what its twins share, are at right angles to every unembedding."""
+    world = "topic_confound"
+    means = torch.stack([stream(world, HARMLESS[domain])[:, -1, -1].mean(0) for domain in STUDY_DOMAINS])
+    differences = torch.from_numpy(planted_differences(WORLDS[world]))
+    only_harmless = torch.from_numpy(planted_directions(WORLDS[world])) - differences
+    shared = means - means.mean(0) - (only_harmless - only_harmless.mean(0))
+    rows = planted(world)[0].lm_head.weight.double()
+    logits_of_refusal = (rows @ differences.T).abs().max()
+    assert only_harmless.norm(dim=-1).numpy() == pytest.approx(np.full(5, 1.1))
+    assert shared.norm(dim=-1).numpy() == pytest.approx(np.full(5, np.sqrt(0.8)), rel=0.1)
+    assert (rows @ only_harmless.T).abs().max() < 1e-4 * logits_of_refusal
+    assert (rows @ shared.T).abs().max() < 0.05 * logits_of_refusal  # a mean over prompts holds some noise
 
 
 def test_harm_lies_elsewhere_than_refusal():

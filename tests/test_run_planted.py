@@ -13,9 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusal_bench.calibration.planted import STUDY_COSINES, STUDY_DOMAINS, WORLDS, expected_scores
+from refusal_bench.calibration.planted import (
+    STUDY_COSINES,
+    STUDY_DOMAINS,
+    WORLDS,
+    expected_scores,
+    planted_directions,
+)
 from refusal_bench.config import RunConfig
 from refusal_bench.leaderboard.validation import disagreements
+from refusal_bench.models.aliases import ALIASES, Source
 from refusal_bench.pipeline import run
 from refusal_bench.progress import Reporter
 from refusal_bench.record import Record, read_record
@@ -67,12 +74,12 @@ def test_transfer_is_the_planted_cosine(finished):
 
 def test_scores_are_those_of_the_closed_form(finished):
     expected = expected_scores(WORLDS["study"])
-    for result in finished[0].results.tasks.values():
-        refusal = result.refusal
-        assert refusal.baseline_harmful.score == pytest.approx(expected["harmful"], abs=0.7)
-        assert refusal.baseline_harmless.score == pytest.approx(expected["harmless"], abs=0.4)
-        assert refusal.ablated_harmful.score == pytest.approx(expected["harmless"], abs=0.6)
-        assert refusal.added_harmless.score == pytest.approx(expected["added"], abs=0.6)
+    for name, result in finished[0].results.tasks.items():
+        refusal, j = result.refusal, STUDY_DOMAINS.index(name)
+        assert refusal.baseline_harmful.score == pytest.approx(expected["harmful"][j], abs=0.7)
+        assert refusal.baseline_harmless.score == pytest.approx(expected["harmless"][j], abs=0.4)
+        assert refusal.ablated_harmful.score == pytest.approx(expected["ablation"][j, j], abs=0.6)
+        assert refusal.added_harmless.score == pytest.approx(expected["added"][j, j], abs=0.6)
 
 
 def test_every_direction_is_found_after_the_write_and_is_causal(finished):
@@ -183,6 +190,68 @@ def test_without_resume_an_unfinished_run_is_left_alone(tmp_path):
     _, folder = run(RunConfig(model="planted", out=tmp_path, leaderboard=None, resume=False, tasks="fraud"), QUIET)
     assert folder != left
     assert (left / ".run.json").exists()
+
+
+@pytest.fixture(scope="module")
+def finished_worlds(tmp_path_factory):
+    """Record, directions and seconds of a full run on each world with an answer of its own."""
+    found = {}
+    for world in ("cone", "topic_confound", "harm_vs_refusal"):
+        name, start = f"planted:{world}", time.perf_counter()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ALIASES, name, Source(name, "planted", world))
+            record, folder = run(RunConfig(model=name, out=tmp_path_factory.mktemp(world), leaderboard=None), QUIET)
+        found[world] = record, load_file(folder / "directions.safetensors"), time.perf_counter() - start
+    return found
+
+
+@pytest.mark.parametrize("world", ["cone", "topic_confound", "harm_vs_refusal"])
+def test_every_domain_of_a_world_has_a_direction_with_the_planted_effect(finished_worlds, world):
+    record, _, seconds = finished_worlds[world]
+    expected, found = expected_scores(WORLDS[world]), record.results.cross_domain
+    own_drop = (expected["harmful"] - np.diag(expected["ablation"])).mean()
+    assert seconds < 20
+    assert record.warnings == []
+    assert disagreements(record) == []
+    assert np.abs(in_study_order(found.ablation.score, found.domains) - expected["ablation"]).max() < 0.1 * own_drop
+    for result in record.results.tasks.values():
+        assert result.status == "ok"
+        assert result.direction.layer > WORLDS[world].write_layer
+        assert result.selection.kl < 0.1
+        assert result.refusal.baseline_harmful.rate == 1.0
+        assert result.refusal.baseline_harmless.rate == 0.0
+        assert result.refusal.ablated_harmful.rate == 0.0
+        assert result.refusal.added_harmless.rate == 1.0
+
+
+def test_the_cone_takes_three_components_and_its_three_openers_are_learned(finished_worlds):
+    record = finished_worlds["cone"][0]
+    assert sorted(record.model.refusal_tokens) == ["I'm sorry", "My apologies", "Sorry"]
+    assert record.model.refusal_tokens_from == "model"
+    curve = record.results.subspace
+    for values in (np.array(curve.refusal_rate), np.array(curve.score)):
+        left = (values - values[-1]) / (values[0] - values[-1])
+        assert min(left[1:3]) > 0.15
+        assert left[3] < 0.02
+        assert next(k for k, share in zip(curve.k, left, strict=True) if share <= 0.1) == 3
+    assert curve.score[:4] == pytest.approx(expected_scores(WORLDS["cone"])["subspace"], abs=0.4)
+    assert record.results.geometry.pca.uncentred.n_for_90 == 3
+
+
+def test_confounded_topics_lower_the_cosines_and_no_transfer(finished_worlds):
+    results = finished_worlds["topic_confound"][0].results
+    for geometry in (results.geometry, results.geometry_own_site):
+        naive = np.array(geometry.cosine)[~np.eye(5, dtype=bool)]
+        assert 0.4 < naive.mean() < 0.5
+        assert naive.max() < 0.6
+    transfer = np.array(results.cross_domain.transfer, dtype=float)
+    assert np.abs(transfer - 1).max() < 0.1
+
+
+def test_the_direction_that_is_selected_is_that_of_refusal_not_of_harm(finished_worlds):
+    _, tensors, _ = finished_worlds["harm_vs_refusal"]
+    truth = planted_directions(WORLDS["harm_vs_refusal"])
+    assert min(tensors[name] @ truth[j] for j, name in enumerate(STUDY_DOMAINS)) > 0.95
 
 
 def test_worlds_without_a_direction_end_as_such(tmp_path):

@@ -128,7 +128,7 @@ class Candidate(Site):
     kl: float
     """KL in nats on the selection split's harmless prompts; a lower bound where `kl_is_bound`."""
     kl_is_bound: bool
-    """The scan stopped early because the partial sum already exceeded the threshold."""
+    """Not all prompts were needed: the partial sum already exceeded the threshold, or a better candidate passed."""
     bypass: float | None
     """Mean refusal score of harmful prompts with the direction ablated."""
     induce: float | None

@@ -5,9 +5,9 @@ INDUCE_THRESHOLD and layer < DEPTH_LIMIT of depth. The scan gives the same answe
 every candidate, with less work:
 
 1. KL of each prompt is never negative, so the sum over the first prompts, divided by the number of all, is a lower
-   bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen double each round.
+   bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen double each round, up to half.
 2. Bypass is computed for the survivors only.
-3. Induce is computed in ascending order of bypass, until one passes.
+3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
 """
 
 from __future__ import annotations
@@ -108,12 +108,16 @@ def select(
         raise ValueError("no candidate differs between harmful and harmless prompts")
 
     scan = _Scan(backend, vectors, data, base_harmless)
-    trials, dropped = scan.kl(trials, on_progress)
+    trials, dropped = scan.kl(trials, len(data.harmless) // 2, on_progress)
     survivors = sorted(scan.bypass(trials), key=lambda trial: (trial.bypass, trial.place, trial.layer))
     untried, failed = list(survivors), list[_Trial]()
     chosen: _Trial | None = None
     while untried and chosen is None:
-        trial = scan.induce(untried.pop(0))
+        finished, failing = scan.kl([untried.pop(0)], len(data.harmless))
+        dropped += failing
+        if not finished:
+            continue
+        trial = scan.induce(finished[0])
         if trial.rejected is None:
             chosen = trial
         else:
@@ -162,13 +166,13 @@ class _Scan:
     base_harmless: Float[Tensor, "prompt vocab"]
 
     def kl(
-        self, trials: list[_Trial], on_progress: Callable[[int], None] = lambda n: None
+        self, trials: list[_Trial], stop: int, on_progress: Callable[[int], None] = lambda n: None
     ) -> tuple[list[_Trial], list[_Trial]]:
-        """Return the candidates below the KL threshold, with their KL, and those proven out, with their bound."""
+        """Look at harmless prompts up to `stop`: the candidates still below the KL threshold, and those proven out."""
         n, dropped = len(self.data.harmless), list[_Trial]()
-        while trials and trials[0].seen < n:
+        while trials and trials[0].seen < stop:
             seen = trials[0].seen
-            until = min(n, 2 * seen or FIRST_PROMPTS)
+            until = min(stop, 2 * seen or FIRST_PROMPTS)
             sums = self.kl_sums(trials, seen, until)
             trials = [
                 replace(trial, kl_sum=trial.kl_sum + float(kl), seen=until)
@@ -178,7 +182,7 @@ class _Scan:
             out = [trial for trial in trials if not trial.kl_sum / n < KL_THRESHOLD]
             dropped += [replace(t, rejected="nan" if t.kl_sum != t.kl_sum else "kl") for t in out]
             trials = [trial for trial in trials if trial.kl_sum / n < KL_THRESHOLD]
-            on_progress(len(dropped) + (len(trials) if until == n else 0))
+            on_progress(len(dropped) + (len(trials) if until == stop else 0))
         return trials, dropped
 
     def kl_sums(self, trials: list[_Trial], start: int, stop: int) -> Float[Tensor, " variant"]:

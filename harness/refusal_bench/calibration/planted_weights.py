@@ -119,14 +119,12 @@ def _embeddings(world: PlantedWorld, prompts: Mapping[str, Instruction | None]) 
         if token in prompts:
             row[axes["key"]] = KEY
             row[axes["private"]] = rng.standard_normal(HEAD_DIM) / np.sqrt(HEAD_DIM)
-            instruction = prompts[token]
-            if instruction is not None:
+            if (instruction := prompts[token]) is not None:
                 topics = topic_vectors(world, harmful=instruction.harmful)
                 row[axes["topic"]] = TOPIC * topics[world.domains.index(instruction.task)]
-            if instruction is not None and instruction.harmful:
-                spread = world.strength_spread * rng.standard_normal()
-                limit = 2 * world.strength_spread
-                row[axes["harm"]][_harm_axis(world, instruction.task)] = HARM * (1 + np.clip(spread, -limit, limit))
+                if instruction.harmful:
+                    strength = 1 + world.strength_spread * np.clip(rng.standard_normal(), -2, 2)
+                    row[axes["harm"]][_harm_axis(world, instruction.task)] = HARM * strength
         identity = rng.standard_normal(world.d_model - axes["identity"].start)
         row[axes["identity"]] = identity * np.sqrt((world.norm**2 - row @ row) / (identity @ identity))
     return rows

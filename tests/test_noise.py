@@ -1,0 +1,293 @@
+"""Moments, corrected cosines and nulls against planted means and covariances, and against plain computations."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from refusal_bench.calibration.activation_worlds import two_directions
+from refusal_bench.calibration.calibrate import coverage
+from refusal_bench.metrics.geometry import cosines, spectrum
+from refusal_bench.metrics.noise import Z95, disattenuated, draw_same, draw_with_rank, moments, n_components, p_same
+
+OWNER_20 = np.repeat([0, 1], 20)
+
+
+def samples(means, scales, n, seeds, rng, skewed=False):
+    """Pair differences [seed, pair, width] of domains with these means and noise axes, and each pair's owner."""
+    owner = np.repeat(np.arange(len(n)), n)
+    size = (seeds, len(owner), means.shape[1])
+    noise = rng.exponential(size=size) - 1 if skewed else rng.standard_normal(size)
+    rows = [means[i] + noise[:, owner == i] @ scales[i] for i in range(len(n))]
+    return np.concatenate(rows, axis=1), owner
+
+
+def grams(differences):
+    return differences @ np.swapaxes(differences, -1, -2)
+
+
+def scales_of(kind, k, width, rng):
+    """A square root of each domain's covariance, every domain with axes of its own where they differ."""
+    if kind == "isotropic":
+        return [np.eye(width) * (1 + i / 4) for i in range(k)]
+    variances = 4 / np.arange(1, width + 1)
+    return [np.sqrt(variances)[:, None] * np.linalg.qr(rng.standard_normal((width, width)))[0] for _ in range(k)]
+
+
+def reliable(truth, n, reliability, width, power_law, rng, seeds=1):
+    """Pair differences [seed, pair, width] of unit directions with these cosines, each of that reliability."""
+    values, vectors = np.linalg.eigh(truth)
+    means = np.zeros((len(truth), width))
+    means[:, : len(truth)] = vectors * np.sqrt(values.clip(0))
+    variances = 1 / np.arange(1, width + 1) if power_law else np.ones(width)
+    # The directions lie anywhere relative to the noise's axes.
+    scale = np.sqrt(variances / variances.sum() * n * (1 - reliability) / reliability)[:, None]
+    scale = scale * np.linalg.qr(rng.standard_normal((width, width)))[0]
+    return samples(means, [scale] * len(truth), [n] * len(truth), seeds, rng)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize("kind", ["isotropic", "power law"])
+@pytest.mark.parametrize("n", [(12, 20, 33), (4, 7, 10)])
+def test_moments_are_unbiased(n, kind, skewed):
+    rng = np.random.default_rng(0)
+    means = 0.6 * rng.standard_normal((3, 24))
+    means[1] += means[0]
+    scales = scales_of(kind, 3, 24, rng)
+    covariances = [scale.T @ scale for scale in scales]
+    differences, owner = samples(means, scales, n, 3000, rng, skewed)
+    found = moments(grams(differences), owner)
+    expected = {
+        "products": means @ means.T,
+        "squared_norms": np.square(means).sum(1),
+        "trace": np.array([np.trace(a) for a in covariances]),
+        "trace_products": np.array([[np.trace(a @ b) for a in covariances] for b in covariances]),
+        "along": np.stack([means @ a @ means.T for a in covariances]),
+    }
+    for name, truth in expected.items():
+        values = getattr(found, name)
+        error = values.std(0) / np.sqrt(len(values))
+        assert (np.abs(values.mean(0) - truth) < 4.5 * error).all(), name
+        assert (error < 0.1 * np.abs(truth).max()).all(), f"{name} is too noisy to tell"
+
+
+@pytest.mark.parametrize(("width", "kind"), [(24, "isotropic"), (400, "isotropic"), (24, "power law")])
+def test_the_third_moment_of_the_noise_is_nearly_unbiased(width, kind):
+    rng = np.random.default_rng(0)
+    (scale,) = scales_of(kind, 1, width, rng)
+    differences, owner = samples(np.ones((1, width)), [scale], [30], 400, rng)
+    found = moments(grams(differences), owner).trace_cubes[:, 0]
+    assert found.mean() == pytest.approx(np.trace(np.linalg.matrix_power(scale.T @ scale, 3)), rel=0.2)
+
+
+def test_moments_know_no_basis_and_no_order_and_batches_are_single_samples():
+    rng = np.random.default_rng(0)
+    differences, owner = samples(rng.standard_normal((3, 9)), scales_of("power law", 3, 9, rng), (5, 8, 6), 2, rng)
+    both = moments(grams(differences), owner)
+    turn = np.linalg.qr(rng.standard_normal((9, 9)))[0]
+    shuffled = np.concatenate([rng.permutation(np.flatnonzero(owner == i)) for i in range(3)])
+    single = moments(grams((differences[1] @ turn)[shuffled]), owner)
+    for name in ("products", "trace", "trace_products", "trace_cubes", "along", "reliability"):
+        np.testing.assert_allclose(getattr(both, name)[1], getattr(single, name), rtol=1e-9, err_msg=name)
+    some = both.of((2, 0))
+    np.testing.assert_array_equal(some.n, [6, 5])
+    np.testing.assert_array_equal(some.along[:, 0, 1, 0], both.along[:, 2, 0, 2])
+
+
+@pytest.mark.parametrize("n", [4, 30])
+def test_reliability_is_the_share_of_signal(n):
+    rng = np.random.default_rng(0)
+    differences, owner = reliable(np.eye(2), n, 0.8, 64, False, rng, seeds=400)
+    found = moments(grams(differences), owner)
+    # By its definition, from the estimated mean's expected squared norm.
+    means = differences[:, :n].mean(1)
+    assert found.reliability.mean() == pytest.approx(1 / np.square(means).sum(-1).mean(), abs=0.02)
+    assert found.reliability.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_fewer_than_four_pairs_are_refused():
+    for owner in ([0] * 4 + [1] * 3, [0] * 3 + [1] * 9, [0, 0, 0]):
+        with pytest.raises(ValueError, match="at least 4 pairs"):
+            moments(np.eye(len(owner)), owner)
+    moments(np.eye(8), [0] * 4 + [1] * 4)
+
+
+def test_without_noise_the_cosines_are_the_plain_ones():
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((4, 12)) * [[1], [10], [0.1], [3]]
+    differences, owner = samples(means, [1e-7 * np.eye(12)] * 4, (4, 5, 9, 6), 1, rng)
+    found = disattenuated(moments(grams(differences)[0], owner))
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    for matrix in (found.cosine, found.low, found.high):
+        np.testing.assert_allclose(matrix, unit @ unit.T, atol=1e-5)
+    assert (np.diag(found.cosine) == 1).all()
+
+
+def test_the_correction_is_the_plain_ratio_to_first_order():
+    rng = np.random.default_rng(1)
+    truth = np.array([[1, 0.6], [0.6, 1]])
+    differences, owner = reliable(truth, 200, 0.99, 64, False, rng, seeds=5)
+    for rows in differences:
+        one, two = rows[owner == 0], rows[owner == 1]
+        squared = [(np.square(x.sum(0)).sum() - np.square(x).sum()) / (len(x) * (len(x) - 1)) for x in (one, two)]
+        plain = one.mean(0) @ two.mean(0) / np.sqrt(np.prod(squared))
+        assert disattenuated(moments(rows @ rows.T, owner)).cosine[0, 1] == pytest.approx(plain, abs=2e-3)
+
+
+def assert_covers(cell):
+    """Coverage and bias are as claimed, allowing for the error of so many seeds; ill conditioned cells say so."""
+    error = 3 * np.sqrt(0.95 * 0.05 / cell["seeds"])
+    assert cell["coverage95"] >= 0.93 - error, cell
+    # With noise along few axes the interval of a cosine near 1 is conservative: known, and accepted.
+    if not (cell["power_law"] and cell["cosine"] >= 0.8):
+        assert cell["coverage95"] <= 0.985 + error, cell
+    assert abs(cell["bias"]) < 0.02 + 3 * cell["half_width"] / Z95 / np.sqrt(cell["seeds"]), cell
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "cosine", "reliability", "power_law"),
+    [
+        (10, 64, 0.35, 0.65, False),
+        (10, 576, 1.0, 0.8, False),
+        (10, 64, 0.0, 0.95, True),
+        (20, 64, 0.8, 0.8, False),
+        (20, 576, 0.35, 0.8, True),
+        (48, 64, 0.0, 0.65, False),
+        (48, 64, 0.8, 0.95, True),
+        (48, 576, 1.0, 0.8, True),
+        (48, 4096, 0.8, 0.95, False),
+    ],
+)
+def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power_law):
+    seeds = 100 if width == 4096 else 300
+    assert_covers(coverage(seeds, n, width, cosine, reliability, power_law) | {"seeds": seeds})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reliability", [0.65, 0.8, 0.95])
+@pytest.mark.parametrize("power_law", [False, True])
+@pytest.mark.parametrize("width", [64, 576, 4096])
+@pytest.mark.parametrize("n", [10, 20, 48, 128])
+def test_intervals_cover_the_planted_cosine_over_the_full_grid(n, width, power_law, reliability):
+    for cosine in (0.0, 0.35, 0.8, 1.0):
+        assert_covers(coverage(1000, n, width, cosine, reliability, power_law) | {"seeds": 1000})
+
+
+def test_coverage_notices_a_wrong_interval(monkeypatch):
+    """The simulation itself can fail: raw cosines are far below the truth, half the width covers too little."""
+    from refusal_bench.calibration import calibrate
+
+    def narrow(found, confidence=0.95):
+        return disattenuated(found, 0.5)
+
+    monkeypatch.setattr(calibrate, "disattenuated", narrow)
+    assert coverage(200, 20, 64, 0.35, 0.8, False)["coverage95"] == pytest.approx(0.5, abs=0.12)
+
+
+def test_growth_inverts_the_half_width():
+    rng = np.random.default_rng(0)
+    differences, owner = reliable(np.array([[1, 0.4], [0.4, 1]]), 20, 0.8, 64, False, rng)
+    found = disattenuated(moments(grams(differences)[0], owner))
+    for half in (0.01, 0.05, 0.2):
+        assert found.half_width(found.growth_for(half)[0, 1])[0, 1] == pytest.approx(half)
+    assert found.half_width()[0, 1] == pytest.approx((found.high - found.low)[0, 1] / 2, rel=0.1)
+    assert found.growth_for(0.01)[0, 1] > found.growth_for(0.05)[0, 1]
+
+
+@pytest.mark.parametrize("power_law", [False, True])
+def test_the_half_width_with_more_pairs_is_what_more_pairs_give(power_law):
+    expected, given = [], []
+    for axes in range(8):
+        for n, halves in ((20, expected), (80, given)):
+            # Fourfold pairs of the same noise, and by the seed the same axes: reliability 0.8 becomes 16/17.
+            rng = np.random.default_rng(axes)
+            gram = two_directions(50, n, 64, 0.5, 0.8 if n == 20 else 16 / 17, power_law, rng)
+            found = disattenuated(moments(gram, np.repeat([0, 1], n)))
+            halves.append(np.nanmean(found.half_width(80 / n)[:, 0, 1]))
+    assert np.mean(expected) == pytest.approx(np.mean(given), rel=0.1)
+
+
+def p_values(cosine, power_law, seeds):
+    rng = np.random.default_rng(0)
+    gram = two_directions(seeds, 20, 64, cosine, 0.8, power_law, rng)
+    return np.array([p_same(moments(each, OWNER_20), 199, rng)[0, 1] for each in gram])
+
+
+@pytest.mark.parametrize("power_law", [False, True])
+def test_the_p_of_one_direction_is_uniform_for_one_direction(power_law):
+    p = p_values(1.0, power_law, 300)
+    assert (p < 0.05).mean() <= 0.08
+    # Not conservative to the point of saying nothing.
+    assert 0.35 < p.mean() < 0.65
+    assert 0.12 < (p < 0.25).mean() < 0.38
+    assert (p_values(0.5, power_law, 60) < 0.05).mean() > 0.9
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_parallel_analysis_finds_the_planted_rank(rank):
+    rng = np.random.default_rng(rank)
+    mixtures = np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1], [0.8, -0.6, 0], [0, 0.6, 0.8]])[:, :rank]
+    if rank == 1:
+        mixtures = np.ones((5, 1))
+    elif rank == 2:
+        mixtures = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6], [0.8, -0.6]])
+    found = []
+    for _ in range(30):
+        differences, owner = reliable(mixtures @ mixtures.T, 32, 0.9, 128, True, rng)
+        means = np.stack([differences[0][owner == i].mean(0) for i in range(5)])
+        values = spectrum(cosines(means @ means.T), centred=False)
+        found.append(n_components(moments(grams(differences)[0], owner), values, 199, rng))
+    assert np.mean(np.array(found) == rank) >= 0.85
+
+
+@pytest.mark.parametrize("power_law", [False, True])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize(("n", "most"), [(48, 1.15), (20, 1.3)])
+def test_draws_spread_as_real_samples_do(n, most, rank, power_law):
+    """What one sample lets the parametric bootstrap draw is what fresh samples of known directions do.
+
+    Draws allow for what so few pairs tell of lengths and noise, so with 20 of them they are wider, never narrower.
+    """
+    rng = np.random.default_rng(0)
+    truth = np.ones((3, 3)) if rank == 1 else np.array([[1, 0, 0.6], [0, 1, 0.8], [0.6, 0.8, 1]])
+    differences, owner = reliable(truth, n, n / (n + 5), 96, power_law, rng, seeds=500)
+    real = cosines(grams(np.stack([differences[:, owner == i].mean(1) for i in range(3)], axis=1)))
+    drawn = []
+    for each in differences[:30]:
+        found = moments(each @ each.T, owner)
+        drawn.append((draw_same(found, 300, rng) if rank == 1 else draw_with_rank(found, rank, 300, rng)).raw)
+    ratios = []
+    for i, j in combinations(range(3), 2):
+        ratios.append(np.mean([draws[:, i, j].std() for draws in drawn]) / real[:, i, j].std())
+        assert np.mean([draws[:, i, j].mean() for draws in drawn]) == pytest.approx(real[:, i, j].mean(), abs=0.025)
+    assert 0.93 < np.mean(ratios) < most
+
+
+def test_a_domain_without_signal_gives_nan():
+    rng = np.random.default_rng(3)
+    signal = 1 + 0.1 * rng.standard_normal((6, 8))
+    opposite = np.concatenate([signal, -signal])  # its mean is zero, its unbiased squared norm negative
+    differences = np.concatenate([signal, opposite, 2 * signal + 0.1 * rng.standard_normal((6, 8))])
+    owner = np.repeat([0, 1, 2], [6, 12, 6])
+    found = moments(differences @ differences.T, owner)
+    assert found.squared_norms[1] < 0
+    assert found.reliability[1] == 0
+    corrected, p = disattenuated(found), p_same(found, 99, rng)
+    for matrix in (corrected.cosine, corrected.low, corrected.high, p):
+        assert np.isnan(matrix[1, [0, 2]]).all()
+        assert np.isnan(matrix[[0, 2], 1]).all()
+        assert np.isfinite(matrix[0, 2])
+    assert np.isnan(corrected.cosine[1, 1])
+    assert corrected.cosine[0, 0] == 1
+
+
+def test_zeros_do_not_crash():
+    found = moments(np.zeros((8, 8)), np.repeat([0, 1], 4))
+    assert np.isnan(disattenuated(found).cosine).all()
+    assert np.isnan(p_same(found, 9, np.random.default_rng(0))).all()
+    for n, seed in product((4, 5), range(20)):  # noise alone: whatever comes out, no warning and no exception
+        rows = np.random.default_rng(seed).standard_normal((2 * n, 30))
+        found = moments(rows @ rows.T, np.repeat([0, 1], n))
+        disattenuated(found)
+        p_same(found, 19, np.random.default_rng(seed))
