@@ -229,26 +229,25 @@ def train_writer(
     shared.requires_grad_(True)
     optimiser = torch.optim.AdamW([shared], lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     examples = [*harmful, *harmless]
-    steps, step = options.epochs * math.ceil(len(examples) / options.batch), 0
-    for epoch in range(options.epochs):
-        start, total = time.perf_counter(), [0.0, 0.0]
-        draw.shuffle(examples)
-        for first in range(0, len(examples), options.batch):
-            batch = [
-                example if example.target is not None else Example(example.prompt, draw.choice(refusals))
-                for example in examples[first : first + options.batch]
-            ]
-            refuse, keep = losses(model, batch)
-            total = [total[0] + refuse.item(), total[1] + keep.item()]
-            rate = min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
-            optimiser.param_groups[0]["lr"] = options.learning_rate * rate
-            optimiser.zero_grad()
-            ((refuse + options.keep_weight * keep) / len(batch)).backward()
-            torch.nn.utils.clip_grad_norm_([shared], 1.0)
-            optimiser.step()
-            step += 1
-        per = [round(2 * value / len(examples), 3) for value in total]
-        print(f"epoch {epoch}: refuse {per[0]}, keep {per[1]}, {time.perf_counter() - start:.0f} s", flush=True)
+    start = time.perf_counter()
+    for step in range(options.steps):
+        batch = [
+            example if example.target is not None else Example(example.prompt, draw.choice(refusals))
+            for example in draw.sample(examples, options.batch)
+        ]
+        refuse, keep = losses(model, batch)
+        rate = min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / options.steps)) / 2
+        optimiser.param_groups[0]["lr"] = options.learning_rate * rate
+        optimiser.zero_grad()
+        ((refuse + options.keep_weight * keep) / len(batch)).backward()
+        torch.nn.utils.clip_grad_norm_([shared], 1.0)
+        optimiser.step()
+        if step % 10 == 9:
+            loss = [f"{2 * value.item() / len(batch):.2f}" for value in (refuse, keep)]
+            length, seconds = orthogonal(shared.detach()).norm(), time.perf_counter() - start
+            print(
+                f"step {step + 1}: refuse {loss[0]}, keep {loss[1]}, length {length:.0f}, {seconds:.0f} s", flush=True
+            )
     for matrix in adapted:
         parametrize.remove_parametrizations(matrix.lora_B["default"], "weight", leave_parametrized=True)
     return orthogonal(shared.detach())
@@ -356,9 +355,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--penalty", type=float, default=2e3, help="of the ridge regression")
     parser.add_argument("--avoid", type=int, default=32, help="principal components that are not written to")
     parser.add_argument("--stream-prompts", type=int, default=80, help="prompts behind the principal components")
-    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--learning-rate", type=float, default=0.2)
     parser.add_argument("--keep-weight", type=float, default=2.0)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -182,6 +182,12 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results) -> list[str]:
     for name, domain in job.domains.items():
         if not domain.generate:
             found.append(f"{name}: the task forbids text under intervention; its ablated labels are unscored")
+    geometry, cross = results.geometry, results.cross_domain
+    if geometry and cross and geometry.verdict.startswith("More than one") and (cross.verdict or "").startswith("One"):
+        found.append(
+            "geometry: the directions differ but act as one, so what differs between them is not refusal (topic, "
+            "wording, or harmless prompts that do not match)"
+        )
     if results.cross_domain is not None:
         for j, name in enumerate(results.cross_domain.domains):
             if all(row[j] is None for row in results.cross_domain.transfer):

@@ -79,6 +79,8 @@ def _header(record: Record, console: Console) -> None:
     _fact(console, "refusal tokens", f"{tokens} ({source})")
     if record.results.geometry is not None:
         _fact(console, "verdict", record.results.geometry.verdict)
+    if record.results.cross_domain is not None and record.results.cross_domain.verdict:
+        _fact(console, "in effect", record.results.cross_domain.verdict)
 
 
 def _directions(record: Record, console: Console) -> None:

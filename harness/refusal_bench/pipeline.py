@@ -103,7 +103,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             },
             geometry=common,
             geometry_own_site=own_site,
-            cross_domain=causal.cross_domain(columns, config.sizes) if job.has("cross_domain") else None,
+            cross_domain=causal.cross_domain(columns, config.sizes, config.seed) if job.has("cross_domain") else None,
             subspace=causal.subspace(columns) if job.has("subspace") else None,
         )
         record = build_record(job, tasks, tokens, train_scores, results, warnings)

@@ -448,6 +448,10 @@ class CrossDomain(Frozen):
     """What random and shared directions do."""
     transfer: Matrix
     """Drop of the score under ablation as a share of the column's own drop; null when that is within noise."""
+    transfer_ci95: MatrixOfIntervals | None = None
+    """Bootstrap over the column's prompts; null on the diagonal and where transfer is null."""
+    verdict: str | None = None
+    """Whether the directions act alike, in words."""
 
 
 class Subspace(Frozen):

@@ -128,6 +128,8 @@ def cross_domain_faults(where: str, cross: CrossDomain, tasks: Mapping[str, Task
     """Cells follow from their labels and scores; baseline and diagonal are the tasks' own passes."""
     domains, n = cross.domains, len(cross.domains)
     shapes = [*_domain_faults(where, domains, tasks), *shaped(f"{where}.transfer", cross.transfer, n, n)]
+    if cross.transfer_ci95 is not None:
+        shapes += shaped(f"{where}.transfer_ci95", cross.transfer_ci95, n, n)
     for name, matrix, rows in (
         ("baseline", cross.baseline, 2),
         ("ablation", cross.ablation, n),
@@ -158,6 +160,8 @@ def cross_domain_faults(where: str, cross: CrossDomain, tasks: Mapping[str, Task
             after = cross.ablation.score
             share = derive.transfer(cross.baseline.score[0][j], after[i][j], after[j][j])
             yield from same(f"{where}.transfer[{i}][{j}]", cross.transfer[i][j], share, "the scores")
+        if cross.transfer_ci95 is not None:
+            yield from ordered(f"{where}.transfer_ci95[{i}][{j}]", cross.transfer_ci95[i][j])
     for kind, pair in cross.controls:
         yield from _control_faults(f"{where}.controls.{kind}.ablation", pair.ablation, harmful)
         yield from _control_faults(f"{where}.controls.{kind}.addition", pair.addition, harmless)

@@ -14,6 +14,7 @@ from refusal_bench.record import (
     Geometry,
     Interval,
     Matrix,
+    MatrixOfIntervals,
     Record,
     Spectrum,
     Subspace,
@@ -184,12 +185,17 @@ def addition_figure(cross: CrossDomain) -> Figure:
 def transfer_figure(cross: CrossDomain) -> Figure:
     """Heat map of transfer."""
     names = cross.domains
-    cells = [[number(value) for value in row] for row in cross.transfer]
+    shown = [[number(value) for value in row] for row in cross.transfer]
+    intervals: MatrixOfIntervals = cross.transfer_ci95 or [[None] * len(names) for _ in names]
+    cells = [
+        [number_interval(*cell) for cell in zip(*row, strict=True)]
+        for row in zip(cross.transfer, intervals, strict=True)
+    ]
     caption = (
         "Drop of the refusal score as a share of what the column's own direction causes: 1 is as good as its own, "
         "0 does nothing; a dash means that the own drop is within noise."
     )
-    plot = heat(names, names, cross.transfer, cells, cells, "share")
+    plot = heat(names, names, cross.transfer, shown, cells, "share")
     header, wide = ["ablated", *names], len(names) > MANY
     return Figure("transfer", "Transfer of ablation", caption, plot, header, _labelled(names, cells), wide)
 

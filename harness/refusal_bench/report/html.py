@@ -79,6 +79,8 @@ def _causal_sentences(record: Record) -> list[str]:
         said.append(f"Ablating its own direction takes a domain from {percent(before)} refusal to {percent(after)}.")
     if results.cross_domain is not None:
         cross = results.cross_domain
+        if cross.verdict:
+            said.insert(0, cross.verdict)
         share = words.off_diagonal_mean(cross.transfer)
         left = mean(cross.controls.random.ablation.refusal_rate)
         if share is not None:
