@@ -227,7 +227,11 @@ def train_writer(
         parametrize.register_parametrization(matrix.lora_B["default"], "weight", orthogonal)
         matrix.lora_B["default"].parametrizations.weight.original = shared
     shared.requires_grad_(True)
-    optimiser = torch.optim.AdamW([shared], lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    # A reader's steps are in units of its own size: the inputs of each matrix have another scale.
+    readers = [matrix.lora_A["default"].weight.requires_grad_(True) for matrix in adapted]
+    groups = [{"params": [shared], "rate": options.learning_rate}]
+    groups += [{"params": [a], "rate": options.reader_rate * float(a.detach().square().mean().sqrt())} for a in readers]
+    optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     examples = [*harmful, *harmless]
     start = time.perf_counter()
     for step in range(options.steps):
@@ -237,10 +241,10 @@ def train_writer(
         ]
         refuse, keep = losses(model, batch)
         rate = min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / options.steps)) / 2
-        optimiser.param_groups[0]["lr"] = options.learning_rate * rate
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * rate
         optimiser.zero_grad()
         ((refuse + options.keep_weight * keep) / len(batch)).backward()
-        torch.nn.utils.clip_grad_norm_([shared], 1.0)
         optimiser.step()
         if step % 10 == 9:
             loss = [f"{2 * value.item() / len(batch):.2f}" for value in (refuse, keep)]
@@ -357,6 +361,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stream-prompts", type=int, default=80, help="prompts behind the principal components")
     parser.add_argument("--learning-rate", type=float, default=0.2)
     parser.add_argument("--keep-weight", type=float, default=2.0)
+    parser.add_argument("--reader-rate", type=float, default=0.02, help="learning rate of the readers, relative")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

@@ -95,6 +95,7 @@ def spectrum(vectors: np.ndarray) -> dict[str, Any]:
         "n_for_90": int(np.argmax(np.cumsum(ratio) >= 0.9)) + 1,
         "ci95": [(max(r - 0.04, 0.0), min(r + 0.04, 1.0)) for r in ratio],
         "null95": [(max(1 / len(ratio) - 0.05, 0.0), 1 / len(ratio) + 0.05)] * len(ratio),
+        "one_direction95": [(0.8, 0.9), *[(0.01, 0.1)] * (len(ratio) - 1)],
     }
 
 
@@ -104,6 +105,10 @@ def geometry(rng: np.random.Generator, domains: list[str], *, own_site: bool) ->
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = [[1.0 if i == j else float(vectors[i] @ vectors[j]) for j in range(n)] for i in range(n)]
     power = np.linalg.svd(vectors, compute_uv=False) ** 2
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    p_same = [0.002 + 0.03 * (place % 3) for place in range(len(pairs))]  # ties, and some that are not different
+    adjusted = holm(p_same)
+    corrected = [[None if i == j else min(1.05 * c, 1.0) for j, c in enumerate(row)] for i, row in enumerate(cosine)]
     site = {"layer": None, "position": None, "chosen_by": "each domain"}
     if not own_site:
         site = {"layer": 5, "position": -1, "chosen_by": "pooled selection"}
@@ -115,19 +120,54 @@ def geometry(rng: np.random.Generator, domains: list[str], *, own_site: bool) ->
         "cosine": cosine,
         "cosine_ci95": [[(max(c - 0.1, -1.0), min(c + 0.1, 1.0)) for c in row] for row in cosine],
         "angle_deg": [[math.degrees(math.acos(min(c, 1.0))) for c in row] for row in cosine],
-        "cosine_disattenuated": [[None if c == 1 else c * 1.05 for c in row] for row in cosine],
+        "cosine_disattenuated": corrected,
+        "cosine_disattenuated_ci95": [
+            [None if c is None else (max(c - 0.08, -1.0), min(c + 0.08, 1.0)) for c in row] for row in corrected
+        ],
+        "ceiling": [[0.95] * n] * n,
         "p_value": [[None if i == j else 0.002 for j in range(n)] for i in range(n)],
+        "p_same": mirrored(n, pairs, p_same),
+        "p_same_holm": mirrored(n, pairs, adjusted),
+        "comparisons": [
+            f"{domains[i]} and {domains[j]}: {'different directions' if p < 0.03 else 'not told apart'}, cosine "
+            f"{corrected[i][j]:.2f} [{corrected[i][j] - 0.08:.2f}, {corrected[i][j] + 0.08:.2f}] corrected for noise, "
+            f"{cosine[i][j]:.2f} as measured where one direction would give 0.95"
+            for (i, j), p in zip(pairs, adjusted, strict=True)
+        ],
+        "reliability": [0.95] * n,
+        "pairs": [30] * n,
+        "pairs_needed": [80 + i for i in range(n)],
+        "topic_control": {"agreement": 0.93, "ci95": (0.88, 0.98), "has_topics": True, "flags": {}},
+        "n_components": n - 1,
+        "dendrogram": average_linkage(domains, cosine)[1],
         "topic_cosine": [[1.0 if i == j else -1 / n for j in range(n)] for i in range(n)],
         "pca": {"centred": spectrum(vectors - vectors.mean(axis=0)), "uncentred": spectrum(vectors)},
         "effective_rank": float(power.sum() ** 2 / (power**2).sum()),
-        "clusters": average_linkage(domains, cosine),
+        "clusters": average_linkage(domains, cosine)[0],
         "verdict": f"The {n} directions share one axis and keep parts of their own.",
     }
 
 
-def average_linkage(domains: list[str], cosine: list[list[float]]) -> list[list[str]]:
-    """Join the two groups with the largest mean cosine until no two are at 0.5 or more."""
+def mirrored(n: int, pairs: list[tuple[int, int]], values: list[float]) -> list[list[float | None]]:
+    matrix: list[list[float | None]] = [[None] * n for _ in range(n)]
+    for (i, j), value in zip(pairs, values, strict=True):
+        matrix[i][j] = matrix[j][i] = value
+    return matrix
+
+
+def holm(p: list[float]) -> list[float]:
+    """Step down from the smallest p-value: each times the number of those not yet passed, never below the last."""
+    adjusted, least, left = [0.0] * len(p), 0.0, len(p)
+    for place in sorted(range(len(p)), key=lambda place: p[place]):
+        adjusted[place] = least = min(1.0, max(least, left * p[place]))
+        left -= 1
+    return adjusted
+
+
+def average_linkage(domains: list[str], cosine: list[list[float]]) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    """Join the two groups with the largest mean cosine: the groups when no two are at 0.5 or more, and all merges."""
     groups = [[i] for i in range(len(domains))]
+    merges, clusters = [], None
     while len(groups) > 1:
         closeness, a, b = max(
             (float(np.mean([cosine[i][j] for i in one for j in other])), p, q)
@@ -135,10 +175,12 @@ def average_linkage(domains: list[str], cosine: list[list[float]]) -> list[list[
             for q, other in enumerate(groups)
             if p < q
         )
-        if closeness < 0.5:
-            break
+        if closeness < 0.5 and clusters is None:
+            clusters = [[domains[i] for i in group] for group in groups]
         groups[a] += groups.pop(b)
-    return [[domains[i] for i in group] for group in groups]
+        names = [domains[i] for i in sorted(groups[a])]
+        merges.append({"domains": names, "cosine": closeness, "support": 0.9 if len(groups) > 1 else None})
+    return clusters or [domains], merges
 
 
 def candidates() -> list[dict[str, Any]]:
@@ -328,3 +370,20 @@ def subspace(draw: Draw, names: list[str], base_harmful: Any) -> dict[str, Any]:
 def make_record(domains: tuple[str, ...] = DOMAINS, **options: Any) -> Record:
     """Return a self-consistent record; see `record_dict` for the options."""
     return Record.model_validate(record_dict(domains, **options))
+
+
+NEW_IN_0_2 = (
+    *("cosine_disattenuated_ci95", "ceiling", "p_same", "p_same_holm", "comparisons", "reliability", "pairs"),
+    *("pairs_needed", "topic_control", "n_components", "dendrogram"),
+)
+
+
+def make_record_of_0_1() -> Record:
+    """Return a record as version 0.1 wrote it: without the statistics that came later."""
+    data = record_dict()
+    for name in ("geometry", "geometry_own_site"):
+        for field in NEW_IN_0_2:
+            del data["results"][name][field]
+        for spectrum in data["results"][name]["pca"].values():
+            del spectrum["one_direction95"]
+    return Record.model_validate(data)

@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from record_factory import make_record, record_dict
+from record_factory import make_record, make_record_of_0_1, record_dict
 from refusal_bench.console import print_leaderboard, print_summary
 from refusal_bench.leaderboard.rows import rows_of
 from refusal_bench.record import Record
@@ -43,6 +43,28 @@ def test_numbers_stand_where_they_belong() -> None:
         assert f"{100 * rate:.0f} ({share:.2f})" in line  # type: ignore[operator]
     assert "random (mean of 3)" in text
     assert "−1 \\n" in line_of(text, "fraud", "Direction of each domain")
+
+
+def test_every_pair_of_domains_is_said_in_words_with_the_pairs_it_would_take() -> None:
+    record = make_record()
+    geometry = record.results.geometry
+    assert geometry is not None
+    text = summary(record, width=200)
+    for sentence in geometry.comparisons or []:
+        pair, said = sentence.split(": ")
+        assert said.replace(", ", ",") in line_of(text, pair, "What the data say").replace(", ", ",")
+    assert "fraud 80, privacy 81, weapons 82" in text
+    assert line_of(text, "one direction", "Explained variance").split()[2:5] == ["[80–90]", "[1–10]", "[1–10]"]
+    data = record.model_dump()
+    data["results"]["geometry"]["pairs_needed"][1] = None
+    assert "fraud 80, privacy –, weapons 82" in summary(Record.model_validate(data), width=200)
+
+
+def test_a_record_of_before_these_fields_is_still_shown() -> None:
+    text = summary(make_record_of_0_1())
+    assert "What the data say" not in text
+    assert "Explained variance" in text
+    assert "None" not in text
 
 
 @pytest.mark.parametrize("width", [80, 100])

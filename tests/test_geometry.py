@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from record_factory import holm
+from refusal_bench.calibration.activation_worlds import WORLDS
 from refusal_bench.metrics import geometry as module
 from refusal_bench.metrics.geometry import (
+    HALF_WIDTH,
     MIN_RELIABILITY,
+    SIGNIFICANT,
     PairResiduals,
     clusters,
     cosines,
+    dendrogram,
     geometry,
     principal_components,
     reliability,
@@ -235,10 +240,17 @@ def test_the_interval_covers_the_expected_raw_cosine(cheap, width, r):
 
 @pytest.mark.parametrize("width", [8, 400])
 def test_noise_alone_does_not_tell_one_direction_apart(cheap, width):
-    same = [g.verdict.startswith("More than one direction") for g in simulate(1.0, 0.8, width=width, seeds=80, n_bootstrap=200)]
+    same = [
+        g.verdict.startswith("More than one direction")
+        for g in simulate(1.0, 0.8, width=width, seeds=80, n_bootstrap=200)
+    ]
     assert np.mean(same) <= 0.05
-    apart = [g.verdict.startswith("More than one direction") for g in simulate(0.0, 0.8, width=width, seeds=40, n_bootstrap=200)]
-    assert np.mean(apart) > 0.9
+    apart = [
+        g.verdict.startswith("More than one direction")
+        for g in simulate(0.0, 0.8, width=width, seeds=40, n_bootstrap=200)
+    ]
+    # In 8 dimensions an eighth of the noise is along the direction itself, and lengths are known badly.
+    assert np.mean(apart) > (0.75 if width == 8 else 0.95)
 
 
 def test_a_cosine_too_noisy_to_correct_is_null_with_the_reason():
@@ -292,3 +304,150 @@ def test_the_permutation_p_is_small_for_related_directions(cheap, c):
     p = np.array([g.p_value[0][1] for g in simulate(c, 0.9, seeds=40)])
     assert (p <= 0.05).mean() > 0.95
     assert p.min() == pytest.approx(1 / 200)
+
+
+def test_p_values_of_one_direction_are_adjusted_over_the_pairs_that_can_be_compared(cheap):
+    rng = np.random.default_rng(5)
+    truth = rng.standard_normal((4, 60)) + 1.5
+    found, _ = describe(planted(truth, 24, [0.9, 0.9, 0.2, 0.85], rng))
+    good = np.array(found.reliability) >= MIN_RELIABILITY
+    assert good.tolist() == [True, True, False, True]
+    pairs_of_good = [(0, 1), (0, 3), (1, 3)]
+    expected = holm([found.p_same[i][j] for i, j in pairs_of_good])
+    assert [found.p_same_holm[i][j] for i, j in pairs_of_good] == pytest.approx(expected)
+    assert [found.p_same_holm[j][i] for i, j in pairs_of_good] == pytest.approx(expected)
+    assert found.p_same_holm[2] == [None] * 4
+    assert [row[2] for row in found.p_same_holm] == [None] * 4
+    assert f"{sum(p < SIGNIFICANT for p in expected)} of 6 pairs" in found.verdict
+    assert "3 could not be tested" in found.verdict
+
+
+def test_every_pair_is_said_in_words_with_its_interval_and_its_ceiling():
+    rng = np.random.default_rng(0)
+    truth = np.eye(3, 50)
+    truth[1] = truth[0]
+    found, warnings = describe(planted(truth, 30, [0.9, 0.9, 0.9], rng))
+    assert warnings == []
+    for said, (i, j), verdict in zip(
+        found.comparisons,
+        [(0, 1), (0, 2), (1, 2)],
+        ["not told apart", "different directions", "different directions"],
+        strict=True,
+    ):
+        low, high = found.cosine_disattenuated_ci95[i][j]
+        assert said == (
+            f"d{i} and d{j}: {verdict}, cosine {found.cosine_disattenuated[i][j]:.2f} [{low:.2f}, {high:.2f}] "
+            f"corrected for noise, {found.cosine[i][j]:.2f} as measured where one direction would give "
+            f"{found.ceiling[i][j]:.2f}"
+        )
+        assert found.ceiling[i][j] == pytest.approx(np.sqrt(found.reliability[i] * found.reliability[j]))
+        assert found.ceiling[i][j] == pytest.approx(0.9, abs=0.03)
+    assert found.pairs == [30] * 3
+    assert found.n_components == 2
+
+
+def test_too_few_prompts_are_said_with_how_many_it_would_take(cheap):
+    needed = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        found, warnings = describe(planted(at_cosine(0.5, 400), 24, [0.95, 0.3], rng), n_bootstrap=2)
+        assert found.comparisons[0].startswith("d0 and d1: too few prompts of d1 (reliability 0.")
+        assert found.verdict.startswith("Too few prompts to say whether there is more than one direction.")
+        assert found.cosine_disattenuated_ci95[0][1] is None
+        assert found.p_same_holm[0][1] is None
+        needed.append(int(warnings[0].partition("about ")[2].partition(" pairs")[0]))
+    assert np.median(needed) == pytest.approx(24 * 0.7 / 0.3, rel=0.1)  # where its reliability is one half
+
+
+def test_a_domain_without_signal_is_null_everywhere_and_no_crash():
+    rng = np.random.default_rng(0)
+    domains = planted(at_cosine(0.5, 40), 10, 0.9, rng)
+    half = rng.standard_normal((5, 40))
+    domains["none"] = pairs(np.concatenate([half, 0.1 - half]), rng.standard_normal(40))
+    found, warnings = describe(domains)
+    assert found.pairs_needed[2] is None
+    assert None not in found.pairs_needed[:2]
+    assert found.reliability[2] == 0
+    assert found.n_components is None
+    assert found.pca.centred.one_direction95 is None
+    assert "too few prompts of none (reliability 0.00, needs 0.5)" in found.comparisons[1]
+    assert "1 of 3 pairs of domains differ" in found.verdict
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(("c", "r"), [(0.5, 0.9), (0.0, 0.8)])
+def test_the_pairs_said_to_be_needed_bring_the_half_width(cheap, c, r):
+    needed = np.median([g.pairs_needed[0] for g in simulate(c, r, width=60, seeds=40)])
+    assert needed > 24
+    n = round(needed)
+    more = n / (n + 24 * (1 - r) / r)  # the same noise, more pairs
+    halves = []
+    for g in simulate(c, more, width=60, n=n, seeds=15):
+        low, high = g.cosine_disattenuated_ci95[0][1]
+        halves.append((high - low) / 2)
+        assert g.pairs_needed[0] == pytest.approx(n, rel=0.35)
+    assert np.mean(halves) == pytest.approx(HALF_WIDTH, rel=0.12)
+
+
+def test_the_band_of_one_direction_holds_one_direction_and_not_several(cheap, monkeypatch):
+    monkeypatch.setattr(module, "N_NULL", 300)
+
+    def within(truth, kind):
+        inside = []
+        for seed in range(60):
+            found, _ = describe(planted(truth, 24, 0.85, np.random.default_rng(seed)), seed=seed, n_bootstrap=2)
+            spectrum = getattr(found.pca, kind)
+            low, high = spectrum.one_direction95[0]
+            inside.append(low <= spectrum.explained_variance_ratio[0] <= high)
+        return np.mean(inside)
+
+    one = np.zeros((4, 50))
+    one[:, 0] = 1
+    assert within(one, "uncentred") >= 0.88
+    assert within(one, "centred") >= 0.88
+    assert within(np.eye(4, 50), "uncentred") == 0
+
+
+def test_the_dendrogram_supports_separate_groups_and_not_ambiguous_ones():
+    rng = np.random.default_rng(0)
+    gram = np.full((4, 4), 0.1)
+    gram[:2, :2] = gram[2:, 2:] = 0.8
+    np.fill_diagonal(gram, 1)
+    apart, _ = describe(planted(np.linalg.cholesky(gram) @ np.eye(4, 60), 24, 0.9, rng))
+    assert sorted(merge.domains for merge in apart.dendrogram[:2]) == [["d0", "d1"], ["d2", "d3"]]
+    assert [merge.support > 0.97 for merge in apart.dendrogram[:2]] == [True, True]
+    assert apart.dendrogram[2].domains == ["d0", "d1", "d2", "d3"]
+    assert apart.dendrogram[2].support is None
+    between = np.array(apart.cosine)[:2, 2:].mean()
+    assert apart.dendrogram[2].cosine == pytest.approx(between)
+    same = np.full((4, 4), 0.5) + 0.5 * np.eye(4)
+    lowest = []
+    for _ in range(10):
+        ambiguous, _ = describe(planted(np.linalg.cholesky(same) @ np.eye(4, 60), 24, 0.9, rng), n_bootstrap=100)
+        lowest.append(min(merge.support for merge in ambiguous.dendrogram[:2]))
+    assert np.mean(lowest) < 0.75
+
+
+def test_support_counts_trees_by_hand():
+    left, right = np.eye(3), np.eye(3)
+    left[0, 1] = left[1, 0] = 0.9
+    right[1, 2] = right[2, 1] = 0.9
+    found = dendrogram(list("abc"), left, np.stack([left, left, left, right]))
+    assert [(merge.domains, merge.support) for merge in found] == [(["a", "b"], 0.75), (["a", "b", "c"], None)]
+    assert [merge.cosine for merge in found] == pytest.approx([0.9, 0])
+
+
+@pytest.mark.parametrize(
+    ("world", "words"), [("topic_confound", "other topics"), ("shared_negatives", "share harmless")]
+)
+def test_flags_reach_the_verdict_and_the_warnings(world, words):
+    found, warnings = describe(WORLDS[world].draw(48, np.random.default_rng(0)))
+    assert world in found.topic_control.flags
+    assert words in found.topic_control.flags[world]
+    assert any(warning.startswith("geometry: ") and words in warning for warning in warnings)
+    assert words in found.verdict
+    fair, warnings = describe(WORLDS["single"].draw(48, np.random.default_rng(0)))
+    assert fair.topic_control.flags == {}
+    assert fair.topic_control.agreement > 0.9
+    assert warnings == []
+    assert words not in fair.verdict

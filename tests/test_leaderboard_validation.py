@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_factory import DOMAINS, condition, make_record, record_dict
+from record_factory import DOMAINS, condition, make_record, make_record_of_0_1, record_dict
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.record import Record
 
@@ -40,7 +40,9 @@ DETERMINED = [
     r"tasks\.\w+\.n_held_out_(harmful|harmless)",
     rf"{GEOMETRY}\.(cosine|angle_deg){CELLS}",
     rf"{GEOMETRY}\.(cosine_disattenuated|p_value|topic_cosine){OFF}",
-    rf"{GEOMETRY}\.cosine_ci95{OFF}\.[01]",
+    rf"{GEOMETRY}\.(ceiling|p_same|p_same_holm){OFF}",
+    rf"{GEOMETRY}\.(cosine_ci95|cosine_disattenuated_ci95){OFF}\.[01]",
+    rf"{GEOMETRY}\.dendrogram\.\d\.(cosine|domains\.\d)",
     rf"{GEOMETRY}\.effective_rank",
     rf"{GEOMETRY}\.pca\.(un)?centred\.explained_variance_ratio\.\d+",
     rf"{GEOMETRY}\.pca\.(un)?centred\.n_for_90",
@@ -164,7 +166,12 @@ def test_the_fault_names_the_field_and_both_values() -> None:
         ("results.geometry.site.layer", 10),
         ("results.geometry.site.position", None),
         ("results.geometry.p_value.0.1", 1.5),
+        ("results.geometry.p_same.0.1", -0.1),
+        ("results.geometry.ceiling.0.1", 1.5),
+        ("results.geometry.dendrogram.0.support", 1.5),
         ("results.geometry.cosine_ci95.0.1", (0.5, 0.4)),
+        ("results.geometry.cosine_disattenuated_ci95.0.1", (0.5, 0.4)),
+        ("results.geometry.pca.centred.one_direction95.0", (0.9, 0.8)),
         ("results.geometry.pca.centred.null95.0", (-0.1, 0.4)),
         ("results.geometry.pca.centred.ci95.0", (0.6, 0.4)),
         ("results.geometry.pca.centred.n_for_90", 3),
@@ -196,6 +203,46 @@ def test_a_cosine_matrix_that_no_vectors_have_is_caught() -> None:
     assert any("not a matrix of cosines" in fault for fault in faults)
 
 
+def test_a_wrong_adjustment_of_p_values_is_caught_even_if_symmetric() -> None:
+    adjusted = copy.deepcopy(BASE["results"]["geometry"]["p_same_holm"])
+    adjusted[0][1] = adjusted[1][0] = BASE["results"]["geometry"]["p_same"][0][1]  # not corrected at all
+    faults = disagreements(changed(at("results.geometry.p_same_holm"), lambda _: adjusted))
+    assert len(faults) == 1
+    assert "Holm" in faults[0]
+    missing = copy.deepcopy(BASE["results"]["geometry"]["p_same"])
+    missing[0][1] = missing[1][0] = None
+    faults = disagreements(changed(at("results.geometry.p_same"), lambda _: missing))
+    assert faults == ["results.geometry.p_same_holm adjusts a p-value that is null"]
+
+
+def test_domains_that_were_not_compared_do_not_count_in_the_adjustment() -> None:
+    data = copy.deepcopy(BASE)
+    geometry = data["results"]["geometry"]
+    n, p = len(DOMAINS), geometry["p_same"]
+    for i in range(n):
+        geometry["p_same_holm"][i][2] = geometry["p_same_holm"][2][i] = None
+    assert disagreements(Record.model_validate(data)) != []  # one test was made, so nothing is to be multiplied
+    geometry["p_same_holm"][0][1] = geometry["p_same_holm"][1][0] = p[0][1]
+    assert disagreements(Record.model_validate(data)) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ceiling", "p_same", "p_same_holm", "cosine_disattenuated_ci95"),
+        *("reliability", "pairs", "pairs_needed", "comparisons", "dendrogram"),
+    ],
+)
+def test_a_wrong_shape_is_caught(name: str) -> None:
+    for geometry in ("geometry", "geometry_own_site"):
+        path = at(f"results.{geometry}.{name}")
+        assert any(dotted(path) in fault for fault in disagreements(changed(path, lambda rows: [*rows, rows[0]])))
+
+
+def test_a_record_of_before_these_fields_is_still_sound() -> None:
+    assert disagreements(make_record_of_0_1()) == []
+
+
 def test_a_better_candidate_than_the_chosen_one_is_caught() -> None:
     table = BASE["results"]["tasks"]["fraud"]["selection"]["table"]
     spare = next(i for i, row in enumerate(table) if row["rejected"] is None and row["induce"] is None)
@@ -205,7 +252,7 @@ def test_a_better_candidate_than_the_chosen_one_is_caught() -> None:
 
 def test_the_centred_spectrum_may_leave_out_its_last_zero() -> None:
     data = copy.deepcopy(BASE)
-    for name in ("explained_variance_ratio", "ci95", "null95"):
+    for name in ("explained_variance_ratio", "ci95", "null95", "one_direction95"):
         data["results"]["geometry"]["pca"]["centred"][name].pop()
     assert disagreements(Record.model_validate(data)) == []
 

@@ -135,14 +135,15 @@ def test_the_correction_is_the_plain_ratio_to_first_order():
         assert disattenuated(moments(rows @ rows.T, owner)).cosine[0, 1] == pytest.approx(plain, abs=2e-3)
 
 
-def assert_covers(cell):
-    """Coverage and bias are as claimed, allowing for the error of so many seeds; ill conditioned cells say so."""
-    error = 3 * np.sqrt(0.95 * 0.05 / cell["seeds"])
-    assert cell["coverage95"] >= 0.93 - error, cell
-    # With noise along few axes the interval of a cosine near 1 is conservative: known, and accepted.
-    if not (cell["power_law"] and cell["cosine"] >= 0.8):
-        assert cell["coverage95"] <= 0.985 + error, cell
-    assert abs(cell["bias"]) < 0.02 + 3 * cell["half_width"] / Z95 / np.sqrt(cell["seeds"]), cell
+def assert_covers(cell, seeds):
+    """Coverage and bias are as claimed, within three standard errors of so many seeds."""
+    below, above = (3 * np.sqrt(share * (1 - share) / seeds) for share in (0.93, 0.985))
+    assert cell["coverage95"] >= 0.93 - below, cell
+    # Known, and accepted: with noise along few axes intervals are conservative, up to holding the truth always, where
+    # the cosine is high or reliability low. Everywhere else they must be no wider than they need to be.
+    if not (cell["power_law"] and (cell["cosine"] >= 0.8 or cell["reliability"] < 0.9)):
+        assert cell["coverage95"] <= 0.985 + above, cell
+    assert abs(cell["bias"]) < 0.02 + 3 * cell["half_width"] / Z95 / np.sqrt(seeds), cell
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def assert_covers(cell):
 )
 def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power_law):
     seeds = 100 if width == 4096 else 300
-    assert_covers(coverage(seeds, n, width, cosine, reliability, power_law) | {"seeds": seeds})
+    assert_covers(coverage(seeds, n, width, cosine, reliability, power_law), seeds)
 
 
 @pytest.mark.slow
@@ -171,7 +172,7 @@ def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power
 @pytest.mark.parametrize("n", [10, 20, 48, 128])
 def test_intervals_cover_the_planted_cosine_over_the_full_grid(n, width, power_law, reliability):
     for cosine in (0.0, 0.35, 0.8, 1.0):
-        assert_covers(coverage(1000, n, width, cosine, reliability, power_law) | {"seeds": 1000})
+        assert_covers(coverage(1000, n, width, cosine, reliability, power_law), 1000)
 
 
 def test_coverage_notices_a_wrong_interval(monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from record_factory import make_record, record_dict
+from record_factory import make_record, make_record_of_0_1, record_dict
 from refusal_bench.cli.report import report
 from refusal_bench.errors import InputError
 from refusal_bench.record import Record
@@ -18,7 +18,7 @@ from refusal_bench.report import write_report
 from refusal_bench.report.html import render
 
 FULL = {
-    *("refusal", "cosine", "cosine-own", "pca-uncentred", "pca-centred"),
+    *("refusal", "cosine", "comparisons", "cosine-own", "pca-uncentred", "pca-centred"),
     *("ablation", "addition", "transfer", "subspace", "layers"),
 }
 HOSTILE = "<script>alert(1)</script><a href='https://evil.example'>x</a>\" onload='"
@@ -119,6 +119,48 @@ def test_tables_repeat_the_figures(page: Page, record: Record) -> None:
     assert f"{record.results.geometry.cosine[0][1]:.2f} [" in " ".join(page.cells["cosine"])
     rate = record.results.tasks["fraud"].refusal.ablated_harmful.rate
     assert f"{100 * rate:.0f} % [" in " ".join(page.cells["refusal"])  # type: ignore[operator]
+
+
+def test_every_pair_is_shown_with_its_interval_its_ceiling_and_words(page: Page, record: Record) -> None:
+    geometry = record.results.geometry
+    assert geometry is not None
+    assert geometry.cosine_disattenuated_ci95 is not None
+    corrected, measured, ceiling = page.figures["comparisons"]["data"]
+    assert corrected["y"] == ["fraud and privacy", "fraud and weapons", "privacy and weapons"]
+    low, high = geometry.cosine_disattenuated_ci95[0][2]  # type: ignore[misc]
+    assert corrected["x"][1] == geometry.cosine_disattenuated[0][2]
+    assert corrected["x"][1] - corrected["error_x"]["arrayminus"][1] == pytest.approx(low)
+    assert corrected["x"][1] + corrected["error_x"]["array"][1] == pytest.approx(high)
+    assert measured["x"] == [geometry.cosine[i][j] for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert ceiling["x"] == [0.95] * 3
+    cells = page.cells["comparisons"]
+    assert cells.count("different directions") == 1  # of p 0.002, 0.032 and 0.062, times 3, 2 and 1
+    assert cells.count("not told apart") == 2
+
+
+def test_a_pair_that_was_not_compared_is_shown_as_such() -> None:
+    data = record_dict()
+    geometry = data["results"]["geometry"]
+    for name in ("cosine_disattenuated", "cosine_disattenuated_ci95", "p_same_holm"):
+        geometry[name][0][1] = geometry[name][1][0] = None
+    geometry["comparisons"][0] = "fraud and privacy: too few prompts of fraud (reliability 0.31, needs 0.5)"
+    page = Page(render(Record.model_validate(data)))
+    row = page.cells["comparisons"][6:12]
+    assert [row[0], row[1], row[4]] == ["fraud and privacy", "–", "–"]
+    assert row[5] == "too few prompts of fraud (reliability 0.31, needs 0.5)"
+    go.Figure(page.figures["comparisons"])
+
+
+def test_the_spectrum_shows_the_band_of_one_direction(page: Page) -> None:
+    bands = [trace for trace in page.figures["pca-uncentred"]["data"] if "one direction" in trace["name"]]
+    assert bands[0]["y"][0] == pytest.approx(0.85)
+    assert any(cell.startswith("80") and "90" in cell for cell in page.cells["pca-uncentred"])
+
+
+def test_a_record_of_before_these_fields_is_still_shown() -> None:
+    page = Page(render(make_record_of_0_1()))
+    assert set(page.figures) == FULL - {"comparisons"}
+    assert "None" not in page.text
 
 
 def test_the_verdict_comes_first(page: Page, record: Record) -> None:

@@ -9,6 +9,7 @@ import pytest
 from refusal_bench.metrics.statistics import (
     bootstrap_mean,
     half_weights,
+    holm,
     mcnemar_exact,
     percentile_interval,
     resampling_counts,
@@ -127,3 +128,25 @@ def test_halves_are_disjoint_random_means(n):
         assert set(np.unique(half)) == {0, 1 / (n // 2)}
         np.testing.assert_allclose(half.mean(axis=0), 1 / n, atol=0.2 / n)
     assert (first * second == 0).all()
+
+
+def test_holm_on_a_table_worked_by_hand():
+    # sorted: 0.005 x 4 = 0.02, 0.01 x 3 = 0.03, 0.03 x 2 = 0.06, 0.04 x 1 = 0.04, not below the one before
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.5, 0.9, 0.02])), [1, 1, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.2])), [0.2])
+    assert holm(np.array([])).size == 0
+
+
+def test_holm_rejects_what_the_step_down_procedure_rejects():
+    """By its definition: go up the sorted p-values until one exceeds α / (number still to go)."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = np.round(rng.uniform(size=rng.integers(1, 12)) ** 4, 3)  # rounded, so that there are ties
+        for alpha in (0.01, 0.05, 0.2):
+            rejected = np.zeros(len(p), bool)
+            for passed, place in enumerate(np.argsort(p)):
+                if p[place] * (len(p) - passed) > alpha:
+                    break
+                rejected[place] = True
+            np.testing.assert_array_equal(holm(p) <= alpha, rejected)

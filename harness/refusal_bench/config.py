@@ -43,8 +43,9 @@ class RunConfig(BaseModel):
     """Backend for activations and interventions: Hugging Face models with hooks."""
     baseline_backend: Literal["hf"] = "hf"
     """Backend that generates the unmodified completions."""
-    selection: Literal["exact"] = "exact"
-    """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full."""
+    selection: Literal["exact", "screened"] = "exact"
+    """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full; `screened`
+    ranks them by a first-order estimate and scans the best."""
     contrast: Literal["matched"] = "matched"
     """The harmless prompts of a direction: `matched`, each domain's own twins, disjoint between domains."""
     judge: Literal["substring"] = "substring"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal
@@ -134,7 +135,8 @@ def _comparisons(geometry: Geometry, console: Console) -> None:
         return
     table = _table(["pair", "verdict"], 2)
     for pair, _, said in (sentence.partition(": ") for sentence in geometry.comparisons):
-        _add(table, [pair, said])
+        # Without its space an interval is one word, which no line break divides.
+        _add(table, [pair, re.sub(r"(\[\S+,) ", r"\1", said)])
     _titled("What the data say about each pair of domains", table, console)
     needed = ", ".join(
         f"{name} {DASH if n is None else n}"
@@ -151,8 +153,7 @@ def _spectra(geometry: Geometry, console: Console) -> None:
         _add(table, [name, *_padded([_share(share) for share in shares], n), _count(spectrum)])
         for null, bands in (("one direction", spectrum.one_direction95), ("random", spectrum.null95)):
             _add(table, [null, *_padded([_share(None, band) for band in bands or []], n), ""])
-    title = "Explained variance in % of the unit directions [95 % of one direction with this noise; of random ones]"
-    _titled(title, table, console)
+    _titled("Explained variance in % of the unit directions [95 % bands of two nulls]", table, console)
 
 
 def _cross_domain(cross: CrossDomain, console: Console) -> None:

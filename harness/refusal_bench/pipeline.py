@@ -147,7 +147,9 @@ def select_sites(job: Job, tokens: list[int], residuals: Residuals) -> Sites:
         with job.reporter.stage(f"selection: {name}", vectors.shape[0] * vectors.shape[1]) as advance:
             found = job.folder.stage(
                 f"selection.{name}",
-                lambda: select(job.backend, vectors, job.positions, data, advance).to_json(),
+                lambda: select(
+                    job.backend, vectors, job.positions, data, advance, screened=job.config.selection == "screened"
+                ).to_json(),
                 job.backend.counters,
             )
         return Selected.from_json(found)

@@ -137,6 +137,15 @@ class Candidate(Site):
     """Filter that removed it: `kl`, `induce`, `nan`; null if eligible or never needed."""
 
 
+class Screen(Frozen):
+    """How a first-order estimate narrowed the candidates down."""
+
+    scanned: int
+    """Candidates that were then scanned exactly."""
+    rank: int
+    """Place of the chosen candidate in the estimate's order, 0 being the first."""
+
+
 class Selection(Frozen):
     """Why this candidate and not the others."""
 
@@ -160,6 +169,8 @@ class Selection(Frozen):
     """Harmful and as many harmless prompts of the selection split."""
     table: list[Candidate]
     """Every candidate that was evaluated."""
+    screen: Screen | None = None
+    """For `--selection screened`; null where every eligible candidate was scanned."""
 
 
 class Condition(Frozen):

@@ -8,6 +8,9 @@ every candidate, with less work:
    bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen double each round, up to half.
 2. Bypass is computed for the survivors only.
 3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
+
+A screened selection ranks all candidates by a first-order estimate of bypass and scans only the best of them in this
+way, more if none of those passes.
 """
 
 from __future__ import annotations
@@ -25,10 +28,14 @@ from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.config import DEPTH_LIMIT, INDUCE_THRESHOLD, KL_THRESHOLD
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score
-from refusal_bench.record import Candidate, Selection, Site
+from refusal_bench.record import Candidate, Screen, Selection, Site
+from refusal_bench.screening import estimated_change
 
 FIRST_PROMPTS = 4
 """Harmless prompts in the first round of the KL scan."""
+
+SCREENED = 8
+"""Candidates that a screened selection scans at a time, the best by the estimate first."""
 
 LEAST_BAD = 8
 """Candidates of lowest KL that are evaluated in full when none passes every filter."""
@@ -85,6 +92,8 @@ def select(
     positions: Sequence[int],
     data: SelectionData,
     on_progress: Callable[[int], None] = lambda n: None,
+    *,
+    screened: bool = False,
 ) -> Selected:
     """Select the candidate; `on_progress` is told how many candidates are settled."""
     base_harmful = scores(backend, data.harmful, data.refusal_tokens)[0]
@@ -108,23 +117,18 @@ def select(
         raise ValueError("no candidate differs between harmful and harmless prompts")
 
     scan = _Scan(backend, vectors, data, base_harmless)
-    trials, dropped = scan.kl(trials, len(data.harmless) // 2, on_progress)
-    survivors = sorted(scan.bypass(trials), key=lambda trial: (trial.bypass, trial.place, trial.layer))
-    untried, failed = list(survivors), list[_Trial]()
+    ranked = scan.ranked(trials) if screened else trials
+    at_once = SCREENED if screened else len(trials)
     chosen: _Trial | None = None
-    while untried and chosen is None:
-        finished, failing = scan.kl([untried.pop(0)], len(data.harmless))
-        dropped += failing
-        if not finished:
-            continue
-        trial = scan.induce(finished[0])
-        if trial.rejected is None:
-            chosen = trial
-        else:
-            failed.append(trial)
+    untried, failed, dropped, scanned = list[_Trial](), list[_Trial](), list[_Trial](), 0
+    while scanned < len(ranked) and chosen is None:
+        chosen, untried, failing, out = scan.search(ranked[scanned : scanned + at_once], on_progress)
+        failed, dropped, scanned = failed + failing, dropped + out, min(scanned + at_once, len(ranked))
     passed = chosen is not None
     if chosen is None:
         chosen, failed, dropped = _least_bad(scan, failed, dropped)
+    if screened and scanned < len(ranked):
+        rejected["screen"] = len(ranked) - scanned
     table = ([chosen] if passed else []) + untried + failed + dropped
     n = len(data.harmless)
     rejected.update(trial.rejected for trial in table if trial.rejected)
@@ -142,6 +146,7 @@ def select(
             rejected=dict(sorted(rejected.items())),
             n_prompts=n,
             table=[_row(trial, positions, n) for trial in sorted(table, key=lambda t: (t.place, t.layer))],
+            screen=Screen(scanned=scanned, rank=_rank(chosen, ranked)) if screened else None,
         ),
     )
 
@@ -164,6 +169,27 @@ class _Scan:
     vectors: Float[Tensor, "position layer d_model"]
     data: SelectionData
     base_harmless: Float[Tensor, "prompt vocab"]
+
+    def search(
+        self, trials: list[_Trial], on_progress: Callable[[int], None]
+    ) -> tuple[_Trial | None, list[_Trial], list[_Trial], list[_Trial]]:
+        """Return the best candidate that passes every filter, those behind it, and those failing induce and KL."""
+        failed, n = list[_Trial](), len(self.data.harmless)
+        trials, dropped = self.kl(trials, n // 2, on_progress)
+        untried = sorted(self.bypass(trials), key=lambda trial: (trial.bypass, trial.place, trial.layer))
+        while untried:
+            finished, failing = self.kl([untried.pop(0)], n)
+            dropped += failing
+            for trial in map(self.induce, finished):
+                if trial.rejected is None:
+                    return trial, untried, failed, dropped
+                failed.append(trial)
+        return None, untried, failed, dropped
+
+    def ranked(self, trials: list[_Trial]) -> list[_Trial]:
+        """Candidates by estimated bypass score, lowest first."""
+        change = estimated_change(self.backend, self.data.harmful, self.data.refusal_tokens, self.stack(trials))
+        return [trials[i] for i in torch.argsort(change, stable=True).tolist()]
 
     def kl(
         self, trials: list[_Trial], stop: int, on_progress: Callable[[int], None] = lambda n: None
@@ -231,6 +257,10 @@ def _least_bad(scan: _Scan, failed: list[_Trial], dropped: list[_Trial]) -> tupl
         finished.append(replace(scan.induce(scan.bypass([trial])[0]), rejected=trial.rejected))
     best = min(finished, key=lambda t: (not (t.induce or 0) > INDUCE_THRESHOLD, t.bypass, t.place, t.layer))
     return best, failed, finished + rest
+
+
+def _rank(chosen: _Trial, ranked: list[_Trial]) -> int:
+    return next(i for i, trial in enumerate(ranked) if (trial.place, trial.layer) == (chosen.place, chosen.layer))
 
 
 def _row(trial: _Trial, positions: Sequence[int], n: int) -> Candidate:

@@ -39,7 +39,11 @@ def run(
         Literal["hf"], _option("--baseline-backend", "Backend for unmodified completions.")
     ] = "hf",
     selection: Annotated[
-        Literal["exact"], _option("--selection", "exact: the same choice as evaluating every candidate in full.")
+        Literal["exact", "screened"],
+        _option(
+            "--selection",
+            "exact: the same choice as evaluating every candidate in full; screened: only the best by an estimate.",
+        ),
     ] = "exact",
     contrast: Annotated[
         Literal["matched"], _option("--contrast", "Harmless prompts of a direction: each domain's own twins.")

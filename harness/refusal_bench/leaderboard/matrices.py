@@ -12,7 +12,17 @@ from numpy import ndarray
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, labels_fit, long, ordered, same, shaped, symmetric
 from refusal_bench.metrics.statistics import holm
-from refusal_bench.record import CausalMatrix, Control, CrossDomain, Geometry, Matrix, Record, Spectrum, Subspace
+from refusal_bench.record import (
+    CausalMatrix,
+    Control,
+    CrossDomain,
+    Geometry,
+    Interval,
+    Matrix,
+    Record,
+    Spectrum,
+    Subspace,
+)
 from refusal_bench.record import TaskResult as Task
 
 
@@ -63,6 +73,7 @@ def geometry_faults(where: str, geometry: Geometry, record: Record) -> Iterator[
         if i == j and cosine is not None:
             yield from same(f"{where}.cosine{at}", cosine, 1.0, "a direction with itself")
     yield from _holm_faults(where, geometry)
+    yield from _dendrogram_faults(where, geometry)
     array = derive.complete(geometry.cosine)
     if array is not None and n >= 2:
         yield from _spectral_faults(where, geometry, array)
@@ -80,6 +91,24 @@ def _holm_faults(where: str, geometry: Geometry) -> Iterator[str]:
         return
     for (i, j), expected in zip(pairs, holm(np.array(tested)), strict=True):
         yield from same(f"{where}.p_same_holm[{i}][{j}]", adjusted[i][j], float(expected), "Holm's correction")
+
+
+def _dendrogram_faults(where: str, geometry: Geometry) -> Iterator[str]:
+    """Every merge joins two groups that exist, at the mean cosine between them (average linkage)."""
+    groups = {frozenset([name]) for name in geometry.domains}
+    for i, merge in enumerate(geometry.dendrogram or []):
+        joined = frozenset(merge.domains)
+        parts = [group for group in groups if group <= joined]
+        if len(parts) != 2 or parts[0] | parts[1] != joined:
+            yield f"{where}.dendrogram[{i}] does not join two groups"
+            return
+        one, two = ([geometry.domains.index(name) for name in part] for part in parts)
+        between = derive.mean([geometry.cosine[a][b] for a, b in product(one, two)])
+        yield from same(f"{where}.dendrogram[{i}].cosine", merge.cosine, between, "its cosines")
+        yield from in_range(f"{where}.dendrogram[{i}].support", merge.support, 0, 1)
+        groups = groups - set(parts) | {joined}
+    if geometry.dendrogram is not None and len(groups) > 1:
+        yield f"{where}.dendrogram does not join all domains"
 
 
 def _spectral_faults(where: str, geometry: Geometry, cosine: Float[ndarray, "n n"]) -> Iterator[str]:
@@ -118,8 +147,9 @@ def _spectrum_faults(where: str, spectrum: Spectrum, power: Float[ndarray, " n"]
         yield f"{where}.n_for_90 is {enough}, which is not enough components"
     elif enough > 1 and sums[enough - 2] > 0.9 + derive.TOLERANCE:
         yield f"{where}.n_for_90 is {enough}, fewer components are enough"
-    for name, intervals in (("ci95", spectrum.ci95), ("null95", spectrum.null95)):
-        yield from long(f"{where}.{name}", intervals or stated, len(stated))
+    for name in ("ci95", "null95", "one_direction95"):
+        intervals: list[Interval] | None = getattr(spectrum, name)
+        yield from long(f"{where}.{name}", stated if intervals is None else intervals, len(stated))
         for i, interval in enumerate(intervals or []):
             yield from ordered(f"{where}.{name}[{i}]", interval, 0, 1)
 

@@ -109,7 +109,7 @@ def comparisons_figure(geometry: Geometry) -> Figure | None:
             number(geometry.cosine[i][j]),
             number(ceiling[i][j]),
             number(adjusted[i][j], 4),
-            sentence.partition(": ")[2].partition(",")[0],
+            sentence.partition(": ")[2].partition(", cosine")[0],
         ]
         for p, (name, (i, j), sentence) in enumerate(zip(names, pairs, geometry.comparisons, strict=True))
     ]
