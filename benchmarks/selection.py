@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-ENGINES: Mapping[str, Callable[..., Selected]] = {"exact": select}
+ENGINES: Mapping[str, Callable[..., Selected]] = {"exact": select, "screened": partial(select, screened=True)}
 """Ways of selecting that are compared with the textbook loop."""
-
-MODES = ("exact", "screened")
-"""Every way that the result has keys for; null where it is not among ENGINES."""
 
 TINY = {"tiny-llama": ("llama", "LLAMA2"), "tiny-qwen": ("qwen2", "CHATML")}
 """Random weights: family and chat template, as the tests build them."""
@@ -321,6 +319,7 @@ def measure(case: Case, backend: HookBackend, n_reference: int | None) -> dict[s
         "reference_extrapolated": used < n,
         "selected": own,
         "same_selection": own["exact"] == own["reference"] if used == n else None,
+        "screened_agrees": own["screened"] == own["exact"],
         "rejected": exact.selection.rejected,
         "n_compared": {name: len(values) for name, values in compared.items()},
         "n_bounds_compared": sum(
@@ -345,18 +344,16 @@ def summarise(model: str, rows: Sequence[dict[str, Any]], peak: float, where: di
     diffs = {name: [row["max_abs_diff"][name] for row in rows] for name in QUANTITIES}
     return {
         "model": model,
-        **{
-            f"speedup_{mode}": total["reference"].seconds / total[mode].seconds if mode in total else None
-            for mode in MODES
-        },
+        **{f"speedup_{mode}": total["reference"].seconds / total[mode].seconds for mode in ENGINES},
         "same_selection": None if None in same else all(same),
+        "screened_agrees": sum(row["screened_agrees"] for row in rows) / len(rows),
         "max_abs_diff": {n: max((v for v in values if v is not None), default=None) for n, values in diffs.items()},
         "bounds_valid": not any(row["false_claims"] for row in rows),
         "gemm_share": total["exact"].flops / total["exact"].seconds / peak,
         "gemm_share_reference": total["reference"].flops / total["reference"].seconds / peak,
         "matmul_peak_flops": peak,
-        **{f"passes_{mode}": total[mode].passes if mode in total else None for mode in ("reference", *MODES)},
-        **{f"tokens_{mode}": total[mode].tokens if mode in total else None for mode in ("reference", *MODES)},
+        **{f"passes_{mode}": cost.passes for mode, cost in total.items()},
+        **{f"tokens_{mode}": cost.tokens for mode, cost in total.items()},
         "reference_extrapolated": any(row["reference_extrapolated"] for row in rows),
         "peak_memory_bytes": {mode: cost.peak_memory_bytes for mode, cost in total.items()},
         "machine": where,

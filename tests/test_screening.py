@@ -1,0 +1,106 @@
+"""The first-order estimate against finite ablations, and screened selection against the exact one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.config import FULL, RunConfig
+from refusal_bench.interventions import Ablate
+from refusal_bench.leaderboard.validation import disagreements
+from refusal_bench.models.loading import load_model
+from refusal_bench.pipeline import run
+from refusal_bench.progress import Reporter
+from refusal_bench.prompts import render_tasks
+from refusal_bench.screening import estimated_change, write_products
+from refusal_bench.selection import SelectionData, scores, select
+from refusal_bench.tasks import load_tasks
+from tiny import FAMILIES, save_tiny
+
+TEXTS = ["hi", "Tell me a story of rivers.", "A much longer question, with words and more words."]
+TOKENS = [40, 41, 57]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def backend(request, tmp_path_factory):
+    folder = save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
+    return HookBackend(load_model(RunConfig(model=str(folder), dtype="float32")))
+
+
+def test_the_estimate_is_the_slope_of_partial_ablation(backend):
+    prompts = [tuple(backend.model.template.render(text)) for text in TEXTS]
+    directions = torch.randn(6, backend.model.d_model, generator=torch.Generator().manual_seed(0))
+    estimate = estimated_change(backend, prompts, TOKENS, 3 * directions)
+    # A basis vector of length sqrt(e) takes e of the component away; two steps cancel the slope's own curvature.
+    unit = torch.nn.functional.normalize(directions, dim=1)[:, None]
+    base = scores(backend, prompts, TOKENS)[0].mean()
+    step = 0.02
+    one, two = (
+        (scores(backend, prompts, TOKENS, Ablate(unit * (share * step) ** 0.5)).mean(dim=1) - base) / (share * step)
+        for share in (1, 2)
+    )
+    slope = 2 * one - two
+    assert slope.abs().max() > 0.01
+    torch.testing.assert_close(estimate, slope, atol=0.02 * float(slope.abs().max()), rtol=0.02)
+
+
+def test_batching_and_order_do_not_matter_and_no_hook_or_gradient_stays(backend, monkeypatch):
+    prompts = [tuple(backend.model.template.render(text)) for text in TEXTS]
+    together = write_products(backend, prompts, TOKENS)
+    monkeypatch.setattr("refusal_bench.screening.ROWS", 1)
+    torch.testing.assert_close(write_products(backend, prompts[::-1], TOKENS), together, atol=1e-5, rtol=1e-4)
+    module = backend.model.module
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+@pytest.fixture(scope="module")
+def planted_case(planted):
+    domain = render_tasks(load_tasks("fraud"), planted.template, FULL, seed=0)["fraud"]
+    backend = HookBackend(planted)
+    positions = planted.template.positions
+
+    def mean(prompts):
+        stored = {}
+        backend.residuals(prompts, positions, stored.__setitem__, lambda logits, rows: logits[:, 0])
+        return torch.stack(list(stored.values())).double().mean(0)
+
+    tokens = [planted.template.tokenizer.convert_tokens_to_ids("Sorry")]
+    vectors = mean(domain.direction.harmful) - mean(domain.direction.harmless)
+    return backend, vectors, positions, SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
+
+
+def test_a_screened_selection_scans_few_and_says_which_place_the_winner_had(planted_case, monkeypatch):
+    backend, vectors, positions, data = planted_case
+    monkeypatch.setattr("refusal_bench.selection.SCREENED", 5)
+    exact = select(backend, vectors, positions, data)
+    screened = select(backend, vectors, positions, data, screened=True)
+    assert exact.selection.screen is None
+    found = screened.selection
+    assert found.screen.scanned == 5
+    assert len(found.table) == 5
+    assert 0 <= found.screen.rank < 5
+    assert found.rejected["screen"] == exact.selection.n_eligible + exact.selection.rejected.get("kl", 0) - 5
+    assert found.n_eligible + sum(found.rejected.values()) == found.n_candidates
+    assert screened.passed
+    assert found.bypass == pytest.approx(exact.selection.bypass, abs=0.2)  # near the best, if not the best
+
+
+def test_where_the_first_few_fail_the_next_are_scanned(planted_case, monkeypatch):
+    backend, vectors, positions, data = planted_case
+    monkeypatch.setattr("refusal_bench.selection.SCREENED", 5)
+    monkeypatch.setattr("refusal_bench.selection.INDUCE_THRESHOLD", 1e3)
+    found = select(backend, vectors, positions, data, screened=True)
+    assert not found.passed
+    assert found.selection.screen.scanned > 5
+    assert "screen" not in found.selection.rejected
+
+
+def test_a_screened_run_is_a_consistent_record(tmp_path):
+    config = RunConfig(
+        model="planted", tasks="fraud,privacy", out=tmp_path, leaderboard=None, quick=True, selection="screened"
+    )
+    record, _ = run(config, Reporter(quiet=True))
+    assert disagreements(record) == []
+    assert record.config["selection"] == "screened"
+    assert all(task.selection.screen is not None for task in record.results.tasks.values())
