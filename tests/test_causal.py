@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 from refusal_bench.causal import (
@@ -14,6 +15,7 @@ from refusal_bench.causal import (
     plan,
     subspace,
     transfer,
+    verdict,
 )
 from refusal_bench.config import QUICK
 from refusal_bench.interventions import Ablate
@@ -106,7 +108,7 @@ def columns():
 
 
 def test_rows_are_interventions_and_columns_are_prompts(columns):
-    found = cross_domain(columns, QUICK)
+    found = cross_domain(columns, QUICK, seed=0)
     assert found.domains == list(DOMAINS)
     for i in range(3):
         for j in range(3):
@@ -121,8 +123,48 @@ def test_rows_are_interventions_and_columns_are_prompts(columns):
     assert found.baseline.score == [[6.0] * 3, [-6.0] * 3]
 
 
+def test_transfer_has_bootstrap_intervals_over_the_columns_prompts():
+    rng = np.random.default_rng(0)
+    before, own = rng.normal(4, 1, 40), rng.normal(-4, 1, 40)
+    other = before - 0.5 * (before - own) + rng.normal(0, 0.5, 40)
+    names = ["a", "b"]
+    cells = {name: cell("R" * 40, before.tolist()) for name in names}
+    columns = {
+        name: {
+            "baseline_harmful": cells[name],
+            "baseline_harmless": cell("C" * 40, [-4.0] * 40),
+            "ablated": {n: cell("C" * 40, (own if n == name else other).tolist()) for n in names}
+            | {f"random.{r}": cells[name] for r in range(QUICK.n_random_directions)}
+            | {"shared": cells[name]},
+            "added": dict.fromkeys([*names, "shared", *(f"random.{r}" for r in range(3))], cell("C" * 40, [0.0] * 40)),
+        }
+        for name in names
+    }
+    found = cross_domain(columns, QUICK, seed=0)
+    low, high = found.transfer_ci95[0][1]
+    draws = rng.integers(0, 40, size=(4000, 40))
+    ratios = (before - other)[draws].mean(axis=1) / (before - own)[draws].mean(axis=1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])), abs=0.01)
+    assert low < found.transfer[0][1] < high
+    assert found.transfer_ci95[0][0] is None
+    assert found.verdict.startswith("The directions act differently: ablating that of")
+    assert f"{found.transfer[0][1]:.2f} [" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ([[1.0, 0.85], [0.9, 1.0]], "One direction in effect"),
+        ([[1.0, 0.3], [0.9, 1.0]], "The directions act differently: ablating that of a does 0.30 of what b's own does"),
+        ([[None, None], [None, None]], "No domain's own ablation has an effect"),
+    ],
+)
+def test_the_causal_verdict_in_words(shares, says):
+    assert verdict(["a", "b"], shares, [[None, None], [None, None]]).startswith(says)
+
+
 def test_controls_average_over_directions_and_count_only_what_was_scored(columns):
-    controls = cross_domain(columns, QUICK).controls
+    controls = cross_domain(columns, QUICK, seed=0).controls
     random, shared = controls.random.ablation, controls.shared.ablation
     assert random.n_directions == QUICK.n_random_directions == 3
     assert random.refusal_rate == pytest.approx([7 / 8] * 3)

@@ -211,7 +211,9 @@ def test_every_domain_of_a_world_has_a_direction_with_the_planted_effect(finishe
     expected, found = expected_scores(WORLDS[world]), record.results.cross_domain
     own_drop = (expected["harmful"] - np.diag(expected["ablation"])).mean()
     assert seconds < 20
-    assert record.warnings == []
+    # Low cosines that act as one direction are not refusal's: only where topics are confounded is there such a warning.
+    confounded = ["differ but act as one" in warning for warning in record.warnings]
+    assert confounded == ([True] if world == "topic_confound" else [])
     assert disagreements(record) == []
     assert np.abs(in_study_order(found.ablation.score, found.domains) - expected["ablation"]).max() < 0.1 * own_drop
     for result in record.results.tasks.values():
