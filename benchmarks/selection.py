@@ -127,7 +127,7 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
     def on_block(index: int, weights: int) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             rows, tokens = args[0].shape[:2]
-            cache = kwargs.get("past_key_values")
+            cache = kwargs.get("cache", kwargs.get("past_key_values"))  # transformers 5.24 renamed it
             past = 0 if cache is None else cache.get_seq_length(index)
             visible = tokens * past + tokens * (tokens + 1) // 2
             cost.flops += rows * (2 * weights * tokens + 4 * width * visible)

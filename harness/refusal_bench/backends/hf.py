@@ -9,10 +9,12 @@ depends only on the input, so results repeat exactly.
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -256,7 +258,7 @@ class HookBackend:
         self.counters.tokens += ids.numel()
         try:
             output = self.model.module(
-                input_ids=ids, past_key_values=cache, position_ids=position_ids, use_cache=True, **options
+                input_ids=ids, position_ids=position_ids, use_cache=True, **{self._cache_name: cache}, **options
             )
         except torch.OutOfMemoryError as error:
             raise IncompleteRunError(
@@ -265,6 +267,12 @@ class HookBackend:
             ) from error
         logits: Tensor = output.logits
         return logits
+
+    @cached_property
+    def _cache_name(self) -> str:
+        """What the model's forward pass calls its cache: transformers renamed the argument."""
+        names = inspect.signature(self.model.module.forward).parameters
+        return "cache" if "cache" in names else "past_key_values"
 
     def _prefix_length(self, prompts: Sequence[Prompt], longest: int) -> int:
         """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""
