@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -36,15 +35,6 @@ from refusal_bench.calibration.planted import (
 from refusal_bench.errors import InputError
 
 OWN_DROP = 8.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time to threads waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_build_is_fast_deterministic_and_leaves_the_random_state_alone():

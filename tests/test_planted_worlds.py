@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -38,15 +37,6 @@ AFTER = 5  # the first layer that carries refusal
 OFF_DIAGONAL = ~np.eye(5, dtype=bool)
 ALL = list(WORLDS)
 REFUSING = [name for name in ALL if name not in ("no_refusal", "late")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time to threads waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def held_out(world: str) -> np.ndarray:

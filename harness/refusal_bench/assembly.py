@@ -14,7 +14,7 @@ import torch
 
 from refusal_bench import causal
 from refusal_bench.config import RunConfig
-from refusal_bench.metrics.geometry import reliability
+from refusal_bench.metrics.geometry import SEVERAL, reliability
 from refusal_bench.metrics.refusal import condition, finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts
 from refusal_bench.prompts import Domain
@@ -183,7 +183,12 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results) -> list[str]:
         if not domain.generate:
             found.append(f"{name}: the task forbids text under intervention; its ablated labels are unscored")
     geometry, cross = results.geometry, results.cross_domain
-    if geometry and cross and geometry.verdict.startswith("More than one") and (cross.verdict or "").startswith("One"):
+    if (
+        geometry
+        and cross
+        and geometry.verdict.startswith(SEVERAL)
+        and (cross.verdict or "").startswith(causal.ONE_IN_EFFECT)
+    ):
         found.append(
             "geometry: the directions differ but act as one, so what differs between them is not refusal (topic, "
             "wording, or harmless prompts that do not match)"

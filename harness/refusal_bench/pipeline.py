@@ -168,6 +168,7 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
     """Stage 3b: curves over all layers at each domain's selected position."""
 
     def curves(name: str, domain: Domain, site: Site) -> list[Layer]:
+        """Curves of one domain, from its stage if that is done."""
         place = job.positions.index(site.position)
         vectors = residuals.vectors(name)[place]
         groups = (residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))

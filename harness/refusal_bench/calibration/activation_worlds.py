@@ -15,11 +15,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.calibration.planted_world import STUDY_COSINES, STUDY_DOMAINS
+from refusal_bench.calibration.planted_world import (
+    CONE_MIXTURES,
+    STUDY_COSINES,
+    STUDY_DOMAINS,
+    symmetric_root,
+)
 from refusal_bench.metrics.geometry import PairResiduals
-
-CONE_MIXTURES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0, 0.6, 0.8]])
-"""Unit mixtures of three orthogonal axes, one row a domain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class ActivationWorld:
         """Draw the residuals of `n_pairs` pairs of every domain, with directions and topics of their own."""
         k = len(self.gram)
         axes = np.linalg.qr(rng.standard_normal((self.d_model, 3 * k)))[0].T
-        directions = _root(self.gram) @ axes[:k]
+        directions = symmetric_root(self.gram) @ axes[:k]
         topics, others = self.topic * axes[k : 2 * k], self.topic * axes[2 * k :]
         # A power law, as residual streams have: the strongest of d axes carries a fifth of the variance.
         scale = 1 / np.sqrt(np.arange(1, self.d_model + 1))
@@ -105,9 +107,3 @@ def two_directions(
         differences += np.repeat(means, n_pairs, axis=0)
         gram[:] = differences @ differences.T
     return grams
-
-
-def _root(gram: Float[ndarray, "k k"]) -> Float[ndarray, "k k"]:
-    values, vectors = np.linalg.eigh(gram)
-    root: ndarray = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    return root

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from refusal_bench.calibration.activation_worlds import HARMFULNESS, WORLDS, ActivationWorld, two_directions
-from refusal_bench.metrics.geometry import MIN_RELIABILITY, PairResiduals, geometry, spectrum
+from refusal_bench.metrics.geometry import MIN_RELIABILITY, SEVERAL, PairResiduals, geometry, spectrum
 from refusal_bench.metrics.noise import disattenuated, moments
 from refusal_bench.metrics.statistics import wilson_interval
 from refusal_bench.record import Geometry, GeometrySite, Record
@@ -82,7 +82,7 @@ def _geometry(domains: Mapping[str, PairResiduals], seed: int) -> Geometry:
 
 
 def _says_several(found: Geometry) -> bool:
-    return found.verdict.startswith("More than one direction")
+    return found.verdict.startswith(SEVERAL)
 
 
 def _flags(found: Geometry) -> set[str]:

@@ -151,6 +151,12 @@ def topic_vectors(world: PlantedWorld, *, harmful: bool) -> Array:
 
 def refusal_vectors(world: PlantedWorld) -> tuple[Array, Array]:
     """Return the unit directions r_j (rows) in coordinates of their own span, and w_o (columns): w_o·r_j = openers."""
-    values, vectors = np.linalg.eigh(world.gram)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # the one symmetric root, also of a singular matrix
+    root = symmetric_root(world.gram)
     return root, np.linalg.pinv(root, rcond=1e-6) @ world.openers
+
+
+def symmetric_root(gram: Array) -> Array:
+    """Return the one symmetric root of a Gram matrix, which may be singular: its rows have these inner products."""
+    values, vectors = np.linalg.eigh(gram)
+    root: Array = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    return root

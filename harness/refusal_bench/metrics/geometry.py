@@ -46,6 +46,9 @@ are a little light: at this level one direction is called several in less than 5
 HALF_WIDTH = 0.05
 """Half-width of a cosine's interval for which `pairs_needed` says how many pairs it takes."""
 
+SEVERAL = "More than one direction"
+"""How a verdict begins that tells domains apart."""
+
 N_PERMUTATIONS = 1999
 N_NULL = 2000
 N_DRAWS = 1999
@@ -208,7 +211,7 @@ class Comparisons:
         if not tested:
             return f"Too few prompts to say whether there is more than one direction. {self.say(*pairs[0])}."
         if apart:
-            first = f"More than one direction: {len(apart)} of {len(pairs)} pairs of domains differ by more than noise"
+            first = f"{SEVERAL}: {len(apart)} of {len(pairs)} pairs of domains differ by more than noise"
         else:
             first = f"No sign of more than one direction: none of {len(tested)} pairs of domains differs beyond noise"
         if len(tested) < len(pairs):
