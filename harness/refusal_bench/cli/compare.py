@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 EXAMPLE = "Example: refusal-bench compare runs/base runs/candidate --fail-on 'refusal.weapons.rate < -0.05'"
+
+LOG_WIDTH = 100
+"""Columns where there is no terminal to ask, such as in a CI log."""
 
 
 def compare(
@@ -57,7 +61,7 @@ def compare(
     if json:
         print(as_json(comparison))
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
     if comparison.obstacles:
         raise NotComparableError(f"not comparable: {'; '.join(comparison.obstacles)}.")
     if comparison.exit_code:

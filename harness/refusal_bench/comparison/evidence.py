@@ -2,8 +2,8 @@
 
 Every kind answers the same four questions, so that a check never needs to know what it is about:
 `p_below(t)`, the one-sided p-value for "the difference lies below t"; `p_above(t)`; and `upper(level)`, `lower(level)`,
-the bounds that the true difference passes with at most that probability. `pairs_for(delta)` is the sample size that
-would show equivalence.
+the bounds that the true difference passes with at most that probability. `at(n)` is the same evidence from n pairs,
+for planning.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Evidence(Protocol):
     def lower(self, level: float) -> float:
         """Bound that the true difference falls below with probability `level` at most."""
 
-    def pairs_for(self, delta: float, /) -> int | None:
-        """Pairs that would show a difference within ±delta if there is none; None if that cannot be said."""
+    def at(self, n: int, /) -> Evidence | None:
+        """The same difference seen in n pairs; None if that cannot be said."""
 
 
 def within(evidence: Evidence, delta: float) -> bool:
@@ -51,13 +51,31 @@ def within(evidence: Evidence, delta: float) -> bool:
     return max(evidence.p_below(delta), evidence.p_above(-delta)) <= EQUIVALENCE_LEVEL
 
 
+def pairs_needed(evidence: Evidence, n: int, delta: float, level: float) -> int | None:
+    """Pairs, more than n, that would show a difference like this one to be within ±delta or, at `level`, not 0."""
+
+    def enough(pairs: int) -> bool:
+        planned = evidence.at(pairs)
+        return planned is not None and (within(planned, delta) or min(planned.p_below(0), planned.p_above(0)) <= level)
+
+    low, high = n, max(2 * n, 2)
+    while not enough(high):
+        if high >= MAX_PAIRS:
+            return None
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
 @dataclass(frozen=True)
 class PairedRates:
     """Two refusal rates on the same prompts, by Tango's (1998) score test of the difference of paired proportions.
 
     At threshold 0 it is McNemar's test. The exact test needs five refusals lost and none won to call a drop at 5 %,
-    this one three, and its size, enumerated over all discordant shares, stays at the stated level within rounding
-    (docs/comparing.md). Counts may be fractional, for planning.
+    this one three, and its size, enumerated over all discordant shares, is at most 1.13 times the level from 16 prompts
+    on and below it at small levels. Counts may be fractional, for planning.
     """
 
     n: float
@@ -100,10 +118,10 @@ class PairedRates:
         """See `Evidence`."""
         return _crossing(lambda t: level - self.p_above(t), -1.0, self.estimate)
 
-    def pairs_for(self, delta: float) -> int | None:
-        """See `Evidence`; takes the discordant share seen here, at least one prompt's worth of it, to stay."""
-        share = max(self.lost + self.won, 1.0) / self.n / 2
-        return _smallest(lambda n: within(PairedRates(n, share * n, share * n), delta))
+    def at(self, n: int, /) -> PairedRates:
+        """See `Evidence`; where nothing changed, half a prompt lost and half a prompt won."""
+        lost, won = (self.lost, self.won) if self.lost + self.won else (0.5, 0.5)
+        return PairedRates(n, lost / self.n * n, won / self.n * n)
 
 
 @dataclass(frozen=True)
@@ -137,11 +155,10 @@ class MeanDifference:
         """See `Evidence`."""
         return self.estimate - self.error * _t_quantile(level, self.freedom)
 
-    def pairs_for(self, delta: float) -> int | None:
+    def at(self, n: int, /) -> MeanDifference:
         """See `Evidence`; the error falls with the square root of the pairs."""
-        width = self.error * _t_quantile(EQUIVALENCE_LEVEL, self.freedom)
-        pairs = math.ceil(self.n * (width / delta) ** 2)
-        return pairs if pairs <= MAX_PAIRS else None
+        freedom = self.freedom if math.isinf(self.freedom) else n - 1
+        return MeanDifference(self.estimate, self.error * math.sqrt(self.n / n), freedom, n)
 
 
 @dataclass(frozen=True)
@@ -201,7 +218,7 @@ class DimensionDifference:
         """See `Evidence`; a whole number."""
         return float(max(t for t in self._steps() if self.p_above(t - 0.5) <= level))
 
-    def pairs_for(self, _: float, /) -> int | None:
+    def at(self, _: int, /) -> None:
         """See `Evidence`; not known for a count of dimensions."""
         return None
 
@@ -234,17 +251,3 @@ def _crossing(function: Callable[[float], float], low: float, high: float) -> fl
     if function(low) <= 0:
         return low
     return float(brentq(function, low, high, xtol=1e-10))
-
-
-def _smallest(enough: Callable[[int], bool]) -> int | None:
-    """Smallest sample size that is enough, by doubling and halving."""
-    high = 2
-    while not enough(high):
-        if high >= MAX_PAIRS:
-            return None
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high

@@ -7,9 +7,9 @@ from refusal_bench.comparison.gates import Check
 from refusal_bench.comparison.pairing import Measurement
 from refusal_bench.comparison.verdicts import Verdict
 from refusal_bench.record import Interval, Record
-from refusal_bench.words import DASH, number, percent, visible
+from refusal_bench.words import number, percent, visible
 
-COLUMNS = ("measured", "base", "candidate", "difference [95 %]", "n", "n needed", "verdict")
+COLUMNS = ("measured", "base", "candidate", "difference [95 %]", "n (needed)", "verdict")
 CHECK_COLUMNS = ("check", "on", "difference", "bound", "level", "result")
 
 
@@ -57,9 +57,8 @@ def measurement_cells(verdict: Verdict) -> tuple[str, ...]:
         visible(measured.name),
         level(measured, measured.base),
         level(measured, measured.candidate),
-        f"{difference(measured, measured.evidence.estimate)} {interval(measured, verdict.ci95)}",
-        str(measured.n),
-        DASH if verdict.n_enough is None else str(verdict.n_enough),
+        interval(measured, verdict.ci95),
+        f"{measured.n}" if verdict.n_enough is None else f"{measured.n} ({verdict.n_enough:,})",
         verdict.word,
     )
 
@@ -84,9 +83,10 @@ def difference(measured: Measurement, value: float) -> str:
 
 
 def interval(measured: Measurement, ends: Interval) -> str:
-    """An interval of a difference."""
+    """A difference with its interval; rates in points."""
     factor, digits = (100, 1) if measured.unit == "rate" else (1, 0 if measured.unit == "dimensions" else 2)
-    return f"[{_signed(factor * ends[0], digits)}, {_signed(factor * ends[1], digits)}]"
+    estimate, low, high = (_signed(factor * value, digits) for value in (measured.evidence.estimate, *ends))
+    return f"{estimate} [{low}, {high}]"
 
 
 def _signed(value: float, digits: int) -> str:

@@ -14,7 +14,7 @@ from refusal_bench.comparison.compare import Comparison
 from refusal_bench.comparison.verdicts import Verdict
 from refusal_bench.words import number, visible
 
-NAMES = ("measured", "check", "on")
+UNBROKEN = ("measured", "check", "on", "verdict")
 
 COLOURS = {"FAILED": "bold red", "worse": "red", "better": "green", "same": "dim"}
 
@@ -59,8 +59,12 @@ def _directions(comparison: Comparison, console: Console) -> None:
 def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
+        left = i in (0, len(columns) - 1)
         table.add_column(
-            column, justify="left" if i in (0, len(columns) - 1) else "right", overflow="fold", no_wrap=column in NAMES
+            column,
+            justify="left" if left else "right",
+            overflow="fold",
+            no_wrap=column in UNBROKEN,
         )
     for row in rows:
         *cells, last = row

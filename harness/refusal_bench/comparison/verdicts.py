@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from refusal_bench.comparison.evidence import within
+from refusal_bench.comparison.evidence import pairs_needed, within
 from refusal_bench.comparison.gates import Check
 from refusal_bench.comparison.pairing import Measurement
 from refusal_bench.comparison.policy import Policy
@@ -35,7 +35,7 @@ class Verdict:
     p_holm: float
     """The same, Holm-corrected over the domains (and all together) of this condition and quantity."""
     n_enough: int | None
-    """For `not enough data`: prompts (or train pairs) that would show the same, if it is; None where not known."""
+    """For `not enough data`: prompts (or train pairs) that would give a verdict if the difference stays as it is."""
 
 
 def judge(measurements: Sequence[Measurement], checks: Sequence[Check], policy: Policy) -> list[Verdict]:
@@ -69,11 +69,7 @@ def _judged(measurement: Measurement, p: float, p_holm: float, failed: bool, pol
         word = "same"
     elif p_holm <= policy.alpha:
         word = "worse" if lower == (measurement.worse == "lower") else "better"
-    return Verdict(
-        measurement,
-        word,
-        (evidence.lower(TAIL), evidence.upper(TAIL)),
-        p,
-        p_holm,
-        evidence.pairs_for(delta) if word == "not enough data" else None,
-    )
+    needed = None
+    if word == "not enough data":
+        needed = pairs_needed(evidence, measurement.n, delta, policy.alpha / 2 * p / p_holm)
+    return Verdict(measurement, word, (evidence.lower(TAIL), evidence.upper(TAIL)), p, p_holm, needed)
