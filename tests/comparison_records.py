@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from record_factory import record_dict
+from record_factory import condition, record_dict
 from refusal_bench.comparison import Comparison, Policy, Source, compare
 from refusal_bench.comparison.policy import parse
 from refusal_bench.comparison.verdicts import Verdict
-from refusal_bench.record import Record
+from refusal_bench.record import Condition, Record
 from scipy import stats
 
 Labels = Mapping[str, Mapping[str, str]]
@@ -25,13 +25,19 @@ def edited(record: Record, change: Callable[[dict[str, Any]], object]) -> Record
 
 
 def with_labels(record: Record, labels: Labels) -> Record:
-    """A copy with other labels; rates and intervals are left behind, for compare derives them from the labels."""
+    """A copy with other labels, and the rates that follow from them."""
     tasks = dict(record.results.tasks)
     for domain, conditions in labels.items():
         refusal = tasks[domain].refusal
-        update = {name: getattr(refusal, name).model_copy(update={"labels": text}) for name, text in conditions.items()}
+        update = {name: relabelled(getattr(refusal, name), text) for name, text in conditions.items()}
         tasks[domain] = tasks[domain].model_copy(update={"refusal": refusal.model_copy(update=update)})
     return record.model_copy(update={"results": record.results.model_copy(update={"tasks": tasks})})
+
+
+def relabelled(measured: Condition, labels: str) -> Condition:
+    fields = ("rate", "ci95", "n_unscored", "labels")
+    known = condition(labels, measured.scores)
+    return measured.model_copy(update={name: known[name] for name in fields})
 
 
 def refusing(domains: tuple[str, ...], n: int) -> Record:

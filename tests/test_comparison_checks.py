@@ -56,8 +56,8 @@ def test_together_means_all_prompts_and_one_domain_is_itself():
     alone = compared(refusing(("fraud",), 8), refusing(("fraud",), 8))
     assert "refusal.rate" not in [each.measurement.name for each in alone.verdicts]
     assert [(c.measurement.name, round(c.weight, 6)) for c in alone.checks] == [
-        ("refusal.fraud.rate", 0.8),  # all together and every domain are the same check here
-        ("over_refusal.fraud.rate", 0.2),
+        ("refusal.fraud.rate", 0.65),  # all together and every domain are the same check here
+        ("over_refusal.fraud.rate", 0.35),
     ]
 
 

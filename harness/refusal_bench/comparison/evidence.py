@@ -74,8 +74,8 @@ class PairedRates:
     """Two refusal rates on the same prompts, by Tango's (1998) score test of the difference of paired proportions.
 
     At threshold 0 it is McNemar's test. The exact test needs five refusals lost and none won to call a drop at 5 %,
-    this one three, and its size, enumerated over all discordant shares, is at most 1.13 times the level from 16 prompts
-    on and below it at small levels. Counts may be fractional, for planning.
+    this one three, and its size, enumerated over all discordant shares, is at most 1.25 times the level from 16 prompts
+    on, and below it at the small levels of many checks. Counts may be fractional, for planning.
     """
 
     n: float
