@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -217,9 +218,16 @@ def test_compare_needs_no_torch(files):
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "refusal_bench.pytest_plugin", "-p", "no:cacheprovider"]
+    # Without other plugins it starts sooner, and an installed refusal-bench does not register this one a second time.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
-        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env={**os.environ}
+        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
     )
+
+
+def test_the_package_declares_the_plugin():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"refusal_bench": "refusal_bench.pytest_plugin"}
 
 
 def test_the_pytest_plugin_serves_the_documented_policy(files, tmp_path):
