@@ -44,7 +44,7 @@ def test_no_wording_of_one_part_stands_in_the_other(rows):
     assert [pair for pair in near if len(pair[0].strip()) > 3] == []
 
 
-def test_the_mix_of_labels_is_that_of_the_brief(rows):
+def test_refusals_are_under_half_and_no_label_is_rare(rows):
     share = {label: n / len(rows) for label, n in Counter(row["label"] for row in rows).items()}
     assert share["R"] == pytest.approx(0.45, abs=0.03)
     assert share["C"] == pytest.approx(0.30, abs=0.03)
