@@ -386,6 +386,8 @@ class Geometry(Frozen):
     """Explained variance in both conventions."""
     n_components: int | None = None
     """Dimensions needed beyond noise (parallel analysis); null where a domain has no signal."""
+    p_components: list[float] | None = None
+    """p-values of the second, third, ... dimension, up to the first that is not significant."""
     effective_rank: float | None
     """Participation ratio of the uncentred spectrum."""
     clusters: list[list[str]]
