@@ -81,9 +81,9 @@ def test_the_table_and_the_search_by_structure_agree(name, model):
                 assert torch.equal(block.outputs[listed], block.outputs[searched])
 
 
-def test_memory_is_the_window_or_nothing_for_recurrent_states(name, model):
+def test_the_lookback_is_the_window_or_nothing_for_recurrent_states(name, model):
     expected = 0.0 if name in RECURRENT else WINDOWS.get(name, float("inf"))
-    assert model.structure.memory == expected
+    assert model.structure.lookback == expected
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 0.03)])

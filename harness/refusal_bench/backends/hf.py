@@ -24,7 +24,7 @@ from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, readi
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Intervention
 from refusal_bench.models.loading import ChatModel
-from refusal_bench.models.memory import cache_argument
+from refusal_bench.models.lookback import cache_argument
 
 Prompt = tuple[int, ...]
 """Token ids of one rendered prompt."""
@@ -329,7 +329,7 @@ def _new_cache(model: ChatModel) -> Any:
 
 def _remembers_all(model: ChatModel, longest: int) -> bool:
     """Whether every layer attends to all of `longest` tokens, so that padding and a cached prefix change nothing."""
-    return model.structure.memory >= longest
+    return model.structure.lookback >= longest
 
 
 def _end_tokens(model: ChatModel) -> set[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from refusal_bench.errors import InputError
-from refusal_bench.models.memory import remembered_tokens
+from refusal_bench.models.lookback import lookback
 from refusal_bench.models.writes import BlockPass, first_output, watch
 
 __all__ = ["Structure", "find_structure", "first_output", "replace_first"]
@@ -64,7 +64,7 @@ class Structure:
     """Modules whose output, times a constant, is added to the stream, in order: all of them, and nothing else."""
     description: str
     """In words, for the record."""
-    memory: float
+    lookback: float
     """Tokens that every layer looks back on: within them, padding and a cached prefix change nothing."""
 
 
@@ -117,7 +117,7 @@ def _explained(passes: Sequence[BlockPass], names: Sequence[str]) -> bool:
 def _structure(model: Any, blocks: nn.ModuleList, names: Sequence[str], outputs: str) -> Structure:
     parts = [dict(block.named_modules()) for block in blocks]
     writers = tuple(part[name] for part in parts for name in names if name in part)
-    return Structure(tuple(blocks), writers, f"embedding, {outputs}", remembered_tokens(model))
+    return Structure(tuple(blocks), writers, f"embedding, {outputs}", lookback(model))
 
 
 def _stacks(model: Any, n_layers: int) -> list[nn.ModuleList]:

@@ -24,7 +24,7 @@ HALF_PRECISION_LIMIT = 0.1
 """The same in half precision."""
 
 
-def remembered_tokens(model: Any) -> float:
+def lookback(model: Any) -> float:
     """Return how many tokens every layer looks back on: infinite, a window, or 0 where padding changes the logits."""
     tokens = _configured(model.config.get_text_config())
     limit = LIMIT if next(model.parameters()).dtype == torch.float32 else HALF_PRECISION_LIMIT
