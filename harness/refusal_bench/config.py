@@ -66,6 +66,8 @@ class RunConfig(BaseModel):
     """Run Python code that comes with a hub model. Off unless asked for."""
     system_prompt: str = "default"
     """`default` (the template's own), `none`, or a text."""
+    thinking: Literal["default", "on", "off"] = "default"
+    """Thinking of reasoning models: the template's own way, or switched on or off."""
     refusal_tokens: tuple[str, ...] = ()
     """First tokens that open a refusal; empty: learned from the model's own refusals on train prompts."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -43,7 +43,7 @@ class Evaluator:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode a completion."""
-        return str(self.backend.model.template.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.backend.model.template.decode(tokens)
 
     def evaluate(
         self,

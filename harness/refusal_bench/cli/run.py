@@ -64,6 +64,10 @@ def run(
     system_prompt: Annotated[
         str, _option("--system-prompt", "default (the template's own), none, or a text.")
     ] = "default",
+    thinking: Annotated[
+        Literal["default", "on", "off"],
+        _option("--thinking", "Reasoning models: the template's own way, or thinking switched on or off."),
+    ] = "default",
     refusal_token: Annotated[
         list[str],
         _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
@@ -113,6 +117,7 @@ def run(
             revision=revision,
             trust_remote_code=trust_remote_code,
             system_prompt=system_prompt,
+            thinking=thinking,
             refusal_tokens=tuple(refusal_token),
             seed=seed,
             sections=_sections(sections),
