@@ -63,7 +63,8 @@ class Room:
         if device.type != "cuda":
             return Room(rows=96, tokens=2048, decoding_tokens=8192)
         config = model.module.config.get_text_config()
-        numbers = 2 * model.n_layers * model.d_model + 8 * (model.d_model + getattr(config, "intermediate_size", 0) or 0)
+        inner = getattr(config, "intermediate_size", None) or 4 * model.d_model
+        numbers = 2 * model.n_layers * model.d_model + 8 * (model.d_model + inner)
         free, _ = torch.cuda.mem_get_info(device)
         # A row's logits are held in float32 about three times.
         tokens = _power_of_two(free / 4 / (numbers * model.module.dtype.itemsize), 256, 65536)
@@ -365,7 +366,7 @@ def _fits(work: Callable[[], None]) -> bool:
 
 
 def _power_of_two(number: float, least: int, most: int) -> int:
-    """The largest power of two up to `number`, between bounds: free memory varies from run to run, batches should not."""
+    """The largest power of two up to `number`, between bounds: free memory varies between runs, batches should not."""
     return int(2 ** math.floor(math.log2(min(most, max(least, number)))))
 
 
