@@ -26,6 +26,7 @@ from refusal_bench.record import Record
 STATIC = Path(__file__).parent / "static"
 MARKER = ".refusal-bench-site"
 """Marks a folder that a build may replace."""
+NO_PARQUET = "leaderboard.parquet was left out: it needs pyarrow (pip install 'refusal-bench[parquet]')."
 
 
 def build_site(leaderboard: Path, out: Path) -> str | None:

@@ -17,7 +17,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """Return a server of a folder that only this computer reaches; port 0 takes a free one, InputError if it is taken."""
+    """Return a server that only this computer reaches; port 0 takes a free one. InputError if the port is taken."""
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder)))
     except OSError as error:

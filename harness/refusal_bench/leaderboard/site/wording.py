@@ -22,7 +22,7 @@ def facts(group: Group, place: Place) -> dict[str, str]:
         "shared share": words.percent_interval(line.shared.value, line.shared.interval),
         "least transfer": located(line.transfer, 2),
         "mean transfer": words.number(line.mean_transfer),
-        "damage, worst domain": located(line.damage, 3) + (" nats" if line.damage.value is not None else ""),
+        "damage, worst domain": located(line.damage, 3, " nats"),
         "tokens processed": f"{place.record.cost.tokens:,}",
         "time": duration(line.seconds),
         "layers × width": f"{model.n_layers} × {model.d_model}",
@@ -62,16 +62,16 @@ def rate(estimate: Estimate) -> str:
     """A worst domain's rate with interval, domain and n."""
     if estimate.value is None:
         return f"{words.DASH} {estimate.where} could not be scored" if estimate.where else words.DASH
-    return f"{words.percent_interval(estimate.value, estimate.interval)} {estimate.where}, n = {estimate.n}"
+    return f"{words.percent_interval(estimate.value, estimate.interval)}, {estimate.where}, n = {estimate.n}"
 
 
-def located(estimate: Estimate, digits: int) -> str:
-    """A number with its interval and where it was found."""
+def located(estimate: Estimate, digits: int, unit: str = "") -> str:
+    """A number with its unit and interval, and where it was found."""
     if estimate.value is None:
         return words.DASH
     interval = words.number_interval(estimate.value, estimate.interval)
     text = interval if estimate.interval is not None else words.number(estimate.value, digits)
-    return f"{text} {estimate.where}" if estimate.where else text
+    return f"{text}{unit}, {estimate.where}" if estimate.where else f"{text}{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -221,7 +221,7 @@ function ratesTable(runs) {
   };
   const rows = domainsOf(runs).flatMap((domain) =>
     Object.entries(conditions).map(([key, words]) => [
-      `${domain}, ${words}`,
+      element("span", {}, `${domain}, `, element("span", { class: "ci" }, words)),
       ...runs.map((run) => rateCell(run.tasks[domain]?.rates[key])),
     ]),
   );
@@ -251,7 +251,7 @@ function matrices(runs) {
     const rows = domains.map((row) => [row, ...domains.map((column) => overlaidCell(runs, kind, row, column))]);
     return element("figure", {}, element("figcaption", {}, words), table("matrix overlay", ["", ...domains], rows));
   });
-  return [section("Matrices, overlaid", element("div", { class: "figures" }, ...drawn))];
+  return [section("Matrices, overlaid", element("div", { class: "figures wide" }, ...drawn))];
 }
 
 function overlaidCell(runs, kind, row, column) {
