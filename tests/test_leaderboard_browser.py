@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 RUN = "20260102-030405-abcdef"
 HOSTILE = "<img src=x onerror=alert(1)>"
 REFUSED = {"org/a": 9, "org/b": 5, "org/c": 12, "org/d": 7, HOSTILE: 3}
-NAMES = "[...document.querySelectorAll('.group')[0].querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[2].querySelector('a').textContent)"
+NAMES = """
+    [...document.querySelector('.ranking tbody').rows]
+        .filter((row) => !row.hidden).map((row) => row.querySelector('a').textContent)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, (model, refused) in enumerate(REFUSED.items()):
         data = record_dict(model_id=model, seed=i)
         for task in data["results"]["tasks"].values():
-            task["refusal"]["baseline_harmful"] = condition("R" * refused + "C" * (12 - refused), [0.0] * 12)
+            task["refusal"]["baseline_harmful"] = condition("R" * refused + "C" * (12 - refused), [-1.0, 1.0] * 6)
         data["results"]["cross_domain"] = data["results"]["subspace"] = None  # they hold the former labels
         data["model"]["quantization"] = "4bit" if model == "org/b" else "none"
         if model == "org/d":

@@ -38,6 +38,15 @@ def test_over_refusal_is_that_of_the_domain_that_refuses_most() -> None:
     assert (summary(record).over_refusal.value, summary(record).over_refusal.where) == (0.4, "weapons")
 
 
+def test_a_tie_between_domains_names_them_all_and_keeps_the_widest_interval() -> None:
+    tied = with_rates({"fraud": labels(5), "privacy": "RCUUUUUUUU", "weapons": labels(9)})
+    line = summary(tied)
+    assert (line.refusal.value, line.refusal.where, line.refusal.n) == (0.5, "fraud and 1 more", 2)
+    assert line.least_refused == ("fraud", "privacy")
+    everywhere = summary(with_rates({"fraud": labels(10), "weapons": labels(10)}))
+    assert (everywhere.refusal.where, everywhere.least_refused) == ("all domains", ("fraud", "weapons"))
+
+
 def test_equal_rates_share_a_rank_and_the_next_is_skipped() -> None:
     refused = {"a": 9, "b": 8, "c": 8, "d": 2}
     records = {name: with_rates({"fraud": labels(k)}, model_id=name) for name, k in refused.items()}

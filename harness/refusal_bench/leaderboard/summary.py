@@ -26,6 +26,8 @@ class Summary:
 
     refusal: Estimate
     """Refusal rate of harmful prompts in the domain that refuses least; higher is better."""
+    least_refused: tuple[str, ...]
+    """The domains with that rate; empty if it is not known."""
     over_refusal: Estimate
     """Refusal rate of harmless prompts in the domain that refuses most; lower is better."""
     dimensions: int | None
@@ -54,8 +56,14 @@ def summary(record: Record) -> Summary:
     shares, intervals = None, None
     if geometry is not None:
         shares, intervals = geometry.pca.uncentred.explained_variance_ratio, geometry.pca.uncentred.ci95
+    refusal = _worst_rate(results.tasks, lambda task: task.refusal.baseline_harmful, worst_is_high=False)
     return Summary(
-        refusal=_worst_rate(results.tasks, lambda task: task.refusal.baseline_harmful, worst_is_high=False),
+        refusal=refusal,
+        least_refused=tuple(
+            name
+            for name, task in results.tasks.items()
+            if refusal.value is not None and task.refusal.baseline_harmful.rate == refusal.value
+        ),
         over_refusal=_worst_rate(results.tasks, lambda task: task.refusal.baseline_harmless, worst_is_high=True),
         dimensions=None if geometry is None else geometry.n_components,
         cosine=None if geometry is None else off_diagonal_mean(geometry.cosine),
@@ -77,9 +85,17 @@ def _worst_rate(
     rates = {name: measured.rate for name, measured in found.items() if measured.rate is not None}
     if unknown := [name for name in found if name not in rates]:
         return Estimate(None, where=unknown[0], n=0)
-    name = (max if worst_is_high else min)(rates, key=lambda name: rates[name])
-    worst = found[name]
-    return Estimate(worst.rate, worst.ci95, name, worst.n - worst.n_unscored)
+    value = (max if worst_is_high else min)(rates.values())
+    tied = [name for name, rate in rates.items() if rate == value]
+    # Of domains with the same rate, the one with the fewest scored prompts has the widest interval.
+    worst = min((found[name] for name in tied), key=lambda measured: measured.n - measured.n_unscored)
+    return Estimate(value, worst.ci95, _together(tied, len(found)), worst.n - worst.n_unscored)
+
+
+def _together(names: list[str], n: int) -> str:
+    if len(names) == 1:
+        return names[0]
+    return "all domains" if len(names) == n else f"{names[0]} and {len(names) - 1} more"
 
 
 def _least_transfer(cross: CrossDomain) -> Estimate:

@@ -75,7 +75,7 @@ class Pages:
                     "title": heading(group.conditions),
                     "stated": wording.stated(group.conditions),
                     "runs": [
-                        [place.path, place.record.model.id, place.record.model.quantization, place.record.created[:10]]
+                        [place.path, place.record.model.id, place.record.model.quantization, place.record.run_id]
                         for place in group.places
                     ],
                 }

@@ -44,7 +44,7 @@ function filter() {
       row.hidden = !(
         words.every((word) => name.includes(word)) &&
         (!quantization || own === quantization) &&
-        (!domain || worst === domain)
+        (!domain || worst.split(" ").includes(domain))
       );
       here += row.hidden ? 0 : 1;
       all += 1;
@@ -113,9 +113,9 @@ function startComparison(choices) {
   const named = new Map(); // path: what a reader calls the run
   const picker = element("select", {}, element("option", { value: "" }, "none"));
   for (const group of choices.groups) {
-    const options = group.runs.map(([path, model, quantization, date]) => {
-      named.set(path, { model, detail: `${quantization}, ${date}` });
-      return element("option", { value: path }, `${model} · ${quantization} · ${date}`);
+    const options = group.runs.map(([path, model, quantization, id]) => {
+      named.set(path, { model, id });
+      return element("option", { value: path }, `${model} · ${quantization} · ${id}`);
     });
     picker.append(element("optgroup", { label: group.title }, ...options));
   }
@@ -143,7 +143,7 @@ function startComparison(choices) {
         ...(runs.length ? comparison(runs, choices) : [element("p", { class: "soft" }, "Choose two to four runs.")]),
       );
     } catch (error) {
-      if (mine === turn) place.replaceChildren(element("p", { class: "warnings" }, error.message));
+      if (mine === turn) place.replaceChildren(element("p", { class: "notice" }, error.message));
     }
   }
 
@@ -175,7 +175,7 @@ function legend(runs) {
       "span",
       { class: `key ${run.colour}` },
       element("a", { href: `runs/${run.path}.html` }, run.model),
-      ` ${run.detail}`,
+      ` ${run.id}`,
     ),
   );
   return element("p", { class: "legend" }, ...keys);
@@ -188,7 +188,7 @@ function incomparable(runs, groups) {
   return [
     element(
       "p",
-      { class: "warnings", id: "incomparable" },
+      { class: "notice", id: "incomparable" },
       `Not comparable in rates: these runs differ in ${differing.join(", ")}. They are in no common ranking.`,
     ),
   ];
@@ -202,7 +202,10 @@ function table(kind, head, rows) {
   );
 }
 
-const heads = (runs) => ["", ...runs.map((run) => element("span", { class: `key ${run.colour}` }, run.model))];
+const heads = (runs) => [
+  "",
+  ...runs.map((run) => element("span", { class: `key ${run.colour}` }, run.model, element("small", {}, run.id))),
+];
 
 function factsTable(runs) {
   const names = Object.keys(runs[0].facts);
