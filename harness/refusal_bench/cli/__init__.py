@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refusal_bench.cli import calibrate, leaderboard, models, report, run, tasks
+from refusal_bench.cli import calibrate, judges, leaderboard, models, report, run, tasks
 from refusal_bench.errors import RefusalBenchError
 from refusal_bench.version import __version__
 
@@ -24,6 +24,7 @@ app.command("report", epilog="Example: refusal-bench report runs/planted/RUN_ID 
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(judges.app, name="judges")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 
