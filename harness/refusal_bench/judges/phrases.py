@@ -122,7 +122,8 @@ GENERIC = frozenset(
 """Words that narrow nothing down: a refusal made of them alone refuses all that was asked, not a part of it."""
 
 INTRODUCTION = re.compile(
-    r"\b(?:here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|respond|try)"
+    r"\b(?:here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
+    r"respond|try)"
     r"[^.!?]*[:,]|translat\w+ [^.!?]*:|(?:an?|the|this|my|your|sample|possible|short|polite) (?:\w+ ){0,3}?(?:example|"
     r"template|draft|script|version|reply|response|email|e-mail|letter|message|poem|story|dialogue|scene|sentence|"
     r"phrase|lyrics?|song)\b[^.!?]{0,40}:)"
