@@ -15,6 +15,7 @@ GERMAN = (
     r"möchte) ich (?:[\w-]+ ){0,4}?(?:nicht|keine)",
     r"(?:kann|werde|darf) ich (?:[\w-]+ ){0,4}?(?:nicht|keine[nmrs]?)(?: [\w-]+){0,6}? "
     r"(?:helfen|weiterhelfen|unterstützen|geben|bereitstellen|beantworten|erfüllen|erstellen|liefern)",
+    r"(?:dabei|damit|hierbei|bei so etwas|da) (?:helfe|unterstütze|mache) ich (?:\w+ )?(?:nicht|keine)",
     r"ich (?:muss|möchte) (?:[\w-]+ ){0,5}?ablehnen",
     r"ich (?:lehne|verweigere)\b",
     r"ich bin nicht (?:in der lage|bereit|befugt)",
@@ -89,7 +90,7 @@ CHINESE = (
 )
 JAPANESE = (
     r"(?:申し訳|すみません|すいません|ごめんなさい|恐れ入りますが|残念ながら|残念ですが|あいにく)[^。]{0,60}?(?:できません|出来ません|できかねます|いたしかねます|致しかねます|お断り|"
-    r"できない|お答えしかねます|ありません)",
+    r"できない|お答えしかねます)",
     r"(?:お手伝い|お答え|お応え|提供|回答|協力|支援|サポート|説明|お教え|対応|ご案内)[^。]{0,14}?(?:できません|出来ません|できかねます|いたしかねます|致しかねます|"
     r"しません|いたしません|しかねます)",
     r"お断り(?:します|いたします|させて)",

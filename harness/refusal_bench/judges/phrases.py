@@ -6,104 +6,132 @@ import re
 
 _I_AM = r"i(?:'?m| am)"
 _CANNOT = (
-    r"(?:can ?'?t|cannot|can not|couldn'?t|could not|won'?t|will not|wouldn'?t|would not|shouldn'?t|should not|"
-    r"must not|mustn'?t|shall not)"
+    r"(?:can ?'?t|cannot|can not|can never|couldn'?t|could not|could never|won'?t|will not|will never|'?ll not|"
+    r"wouldn'?t|"
+    r"would not|would never|shouldn'?t|should not|must not|mustn'?t|shall not)"
 )
-_ADVERBS = (
-    r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|knowingly|legally|ethically|morally|"
-    r"responsibly|safely|directly|personally|in good conscience|in good faith|and won'?t|and will not|nor will i|"
-    r"or won'?t|also|therefore|under any circumstances|at this time|as an ai|unfortunately|regrettably),?){0,2}"
+_HOW = (
+    r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|absolutely|certainly|knowingly|"
+    r"legally|ethically|"
+    r"morally|responsibly|safely|directly|personally|also|therefore|unfortunately|regrettably|respectfully|politely|"
+    r"firmly|kindly|in good (?:conscience|faith)|under any circumstances|at this time|as an ai|nor will i|"
+    r"(?:and|or) (?:won'?t|will not)),?){0,2}"
 )
-_DEEDS = (
-    r"(?:help(?! but\b)|assist|aid|be of (?:any )?(?:assistance|help)|be helping|be able to|provide|supply|support|"
-    r"do (?:that|this|it|so|what)|share|fulfil|comply|complete (?:this|that|your)|create|write|generate|produce|"
-    r"make (?:that|this|such|any)|give(?! up| it\b| in\b)|offer|engage|answer|respond to|satisfy|accommodate|"
-    r"go (?:along|into|through|there|ahead)|participate|take part|be (?:a )?part(?:y)? |facilitate|condone|promote|"
-    r"encourage|endorse|discuss|disclose|reveal|divulge|teach (?:you|anyone)|"
-    r"tell you (?:how to|what|where|which|that|this)|show you|walk you|guide you|instruct|point you|"
-    r"explain (?:how to|that|this|the|it\b)|describe (?:how to|that|this|the|any|in)|detail\b|outline|"
-    r"list (?:ways|the|any|that|those)|advise|compose|draft|design|develop|build|formulate|continue (?:with|this|that)|"
-    r"proceed|contribute|talk about|speak (?:to|on|about)|process (?:this|that|your)|carry out|cooperate|entertain|"
-    r"grant|honou?r|let you|say (?:that|this)|translate|rewrite|roleplay|role-play|pretend|play along|act as|"
-    r"in good conscience|and won'?t)"
+_DEED = (
+    r"(?:help(?:ing)?(?! but\b)|assist(?:ing)?|aid(?:ing)?|be of (?:any )?(?:assistance|help)|be (?:able to|helping)|"
+    r"provid(?:e|ing)|supply|support(?:ing)?|do(?:ing)? (?:that|this|it|so|what|anything)|shar(?:e|ing)|fulfil|comply|"
+    r"complet(?:e|ing) (?:this|that|your)|creat(?:e|ing)|writ(?:e|ing)|generat(?:e|ing)|produc(?:e|ing)|"
+    r"mak(?:e|ing) (?:that|this|such|any)|giv(?:e|ing)(?! (?:up|in|it)\b)|offer(?:ing)?|engag(?:e|ing)|answer(?:ing)?|"
+    r"respond(?:ing)? to|satisfy|accommodate|go(?:ing)? (?:along|into|through|there|ahead)|participat(?:e|ing)|"
+    r"take part|be (?:a )?party?\b|facilitat(?:e|ing)|condone|promot(?:e|ing)|encourag(?:e|ing)|endors(?:e|ing)|"
+    r"discuss(?:ing)?|disclos(?:e|ing)|reveal|divulge|teach(?:ing)? (?:you|anyone)|"
+    r"tell(?:ing)? you (?:how to|what|where|which|that|this)|show(?:ing)? you|walk(?:ing)? you|guid(?:e|ing) you|"
+    r"instruct|point you|explain(?:ing)? (?:how to|that|this|the|it\b)|describ(?:e|ing) (?:how to|that|this|the|"
+    r"any|in)|"
+    r"detail\b|outline|list (?:ways|the|any|that|those)|recommend (?:ways|how|methods)|advise|compose|draft|design|"
+    r"develop|build|formulate|continu(?:e|ing) (?:with|this|that)|proceed|contribut(?:e|ing)|talk(?:ing)? about|"
+    r"speak(?:ing)? (?:to|on|about)|process (?:this|that|your)|carry(?:ing)? out|cooperate|entertain|grant|honou?r|"
+    r"say (?:that|this)|translat(?:e|ing)|rewrit(?:e|ing)|role-?play|pretend|play along|act as|be doing|"
+    r"touch (?:this|that))"
 )
-_REQUEST = (
-    r"(?:that|this|it|such (?:a )?\w+|your (?:request|question|prompt)|(?:the|this|that|these|those) [\w' -]{3,40}?)"
+_WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|inclined|at liberty|in a position)"
+_BLIND = (
+    r"(?! (?:find|see|quite|understand|make out|be there|attend|come|make it|remember|recall|tell (?:if|whether))\b)"
 )
-_MINE = r"(?:i can|i will|i'?m|i am|i'?d|i'?ll|i do)"
+_START = r"(?:^|[.!,;] )"
 
 PATTERNS = (
-    rf"i{_ADVERBS} {_CANNOT}{_ADVERBS} {_DEEDS}",
-    rf"i {_CANNOT}{_ADVERBS}(?= ?[.!;]| ?, (?:and|but|sorry|because|since))",
-    rf"{_I_AM}{_ADVERBS} (?:unable|not able) to(?! (?:resist|stop|overstate|believe)\b)",
-    rf"{_I_AM}{_ADVERBS} not going to(?:{_ADVERBS}) {_DEEDS}",
-    rf"{_I_AM}{_ADVERBS} (?:unwilling|not willing|not allowed|not permitted|not authori[sz]ed|not prepared|"
-    r"forbidden) to",
-    rf"{_I_AM}{_ADVERBS} (?:not in a position|prohibited from|prevented from|restricted from|barred from)",
-    rf"{_I_AM}{_ADVERBS} (?:not|n'?t) (?:programmed|designed|able|here|equipped|meant|trained) to "
-    r"(?:help with|assist|provide|support|do|engage|create|generate|write|give|answer)",
+    # I will not, I am not able to, I do not want to
+    rf"i{_HOW} {_CANNOT}{_HOW} {_DEED}",
+    rf"i(?: will)?'?ll not {_DEED}",
+    rf"i{_HOW} {_CANNOT}{_HOW}(?= ?[.!;]| ?, (?:and|but|sorry|because|since))",
+    rf"i\b[^.!?\"]{{3,60}} (?:and|so i|so) {_CANNOT}{_HOW} (?:help|assist|provide|support|participate|be part|"
+    r"continue|do it)",
+    rf"we {_CANNOT} (?:help|assist|process|fulfil|comply|complete|provide) (?:you )?(?:with )?(?:this|that|your|such)",
+    rf"{_I_AM}{_HOW} (?:unable|not able) to(?! (?:resist|stop|overstate|believe)\b)",
+    rf"{_I_AM}{_HOW} (?:unwilling|not {_WAYS}|forbidden|prohibited|prevented|restricted|barred) (?:to|from)",
+    rf"(?:{_I_AM}|i ain'?t){_HOW} not (?:going to|gonna)?{_HOW} ?{_DEED}",
+    rf"i ain'?t {_DEED}",
+    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|here|equipped|meant|made|built|trained|"
+    r"instructed|told) "
+    r"(?:not )?to (?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)",
+    r"i(?:'?ve| have) been (?:instructed|told|trained|asked|programmed|designed) not to",
+    r"i(?:'?ve| have)? (?:chosen|choose|decided|prefer|opted) not to",
+    rf"{_I_AM} choosing not to",
+    rf"i (?:don'?t|do not) (?:want|wish|intend|plan) to {_DEED}",
+    rf"i (?:don'?t|do not)(?: and (?:will|can)(?: not|'?t))?{_HOW} (?:provide|assist|help with|do (?:that|this|"
+    r"things like)|create|"
+    r"engage|support|condone|share|offer|generate|give (?:out|advice on|instructions)|participate|produce|facilitate|"
+    r"promote|encourage)",
+    r"i (?:don'?t|do not) think i (?:can|should) (?:help|assist|provide|do|give|answer|share)",
+    r"i (?:don'?t|do not) have (?:the|any) (?:ability|intention|desire|wish) (?:to|of) (?:help|assist|do|provid|"
+    r"answer)",
+    r"i have no (?:intention|way|wish|desire) (?:of|to) (?:help|assist|do|provid|answer)",
+    r"there(?:'?s| is) no way (?:that )?i",
+    # I decline, I refuse, I must say no
+    r"i(?:'?ll| will|'?m going to|'?ve got to|'?d| would| have| need|'?ve| must|'?m obliged|'?m afraid i(?: must|"
+    r" have to)?)?"
+    rf"(?: have)?(?: to)?{_HOW} (?:decline|refuse)(?! (?:the offer|to (?:believe|think|accept that)))",
+    rf"{_I_AM}{_HOW}(?: going to)?{_HOW} (?:declining|refusing|passing on (?:this|that)|drawing (?:a|the) line)",
+    rf"i (?:must|have to|need to|will|'?ll){_HOW} (?:refrain|abstain|turn (?:this|that|you|it|down)|draw (?:a|"
+    r"the) line)",
+    r"i(?:'?ll| will|'?m going to| have to| need to| must)(?: have to)? (?:pass(?: on (?:this|"
+    r"that)(?: one)?)?(?=[.,!;])|say no|"
+    r"sit this one out|stop (?:you )?(?:there|here))",
+    r"i (?:'?d |would )?(?:much )?(?:rather|prefer) (?:not|we didn'?t|you didn'?t)",
+    r"i'?d (?:much )?(?:rather|prefer) (?:not|we didn'?t|you didn'?t)",
+    r"my answer(?: to (?:that|this))? is no\b",
+    r"(?:that|this) (?:is|'?s) a (?:hard |firm )?no\b|(?:that|this)(?:'?s| is) a line i",
+    r"(?:is|'?s) a no from me",
+    r"i draw the line|crosses a line for me",
+    # I am sorry, but
     rf"{_I_AM} (?:afraid|sorry),?(?: but)?(?: that)? (?:that'?s|this is|that is) (?:not|beyond|outside|off)",
-    rf"{_I_AM}(?: really| very| so| truly| deeply)? (?:sorry|afraid),?(?: but)?,? i(?:'?m afraid i)? ?(?:{_CANNOT}"
-    r"(?! (?:find|see|tell (?:if|whether|which)|quite|understand|make out|be there|attend|come|make it|remember|recall)"
-    r"\b)|have to|must|need to|decline|refuse|'?m (?:not able|unable|not going))",
+    rf"(?:{_I_AM}|we(?:'?re| are)|i regret)(?: really| very| so| truly| deeply)?(?: sorry| afraid)?,?(?: but|"
+    r" that)?,? (?:i|we)"
+    rf"(?:'?m afraid i)? ?(?:{_CANNOT}{_BLIND}|have to|must|need to|decline|refuse|'?m (?:not able|unable|not going))",
     rf"{_I_AM} (?:sorry|afraid),?(?: but)? as an? (?:\w+ )?(?:ai|assistant|language)",
     rf"{_I_AM} very sorry,? but(?! (?:that'?s|it'?s) (?:true|right))",
     rf"{_I_AM}(?: really)? (?:sorry|afraid),? (?:but )?no\b",
     r"i apologi[sz]e(?: for [\w ]{3,40})?,? but (?!i'?m not sure|i'?m not certain|could you|can you|did you|what)",
     r"(?:my )?apologies,? but i (?:can'?t|cannot|am|must|won'?t)",
-    rf"(?:^|[.!,;] )(?:so |very |my )?sorry,?(?: but)?,? (?:i (?:{_CANNOT}(?! (?:find|see|make out|remember|recall)\b)|"
-    r"have to decline|must|don'?t)|no\b|that'?s not|this is(?:n'?t| not))",
-    rf"(?:^|[.!,;] )(?:no|nope)[,.!;]? (?:sorry[,.] ?)?i {_CANNOT}",
-    rf"unfortunately,? i {_CANNOT}(?! (?:find|see|make out|remember|recall)\b)",
-    rf"(?:^|[.!,;] )(?:{_CANNOT}|unable to|not able to) (?:comply|assist|fulfil|help with (?:that|this))",
-    rf"as an? (?:\w+ ){{0,2}}(?:ai|assistant|language model)(?: \w+){{0,3}},? i {_CANNOT}(?! (?:feel|have|experience|"
-    r"see|taste|smell|hear|touch|eat|sleep|remember|know|hold|form|be|access|browse|predict|verify|physically)\b)",
+    rf"{_START}(?:so |very |my )?sorry,?(?: but)?,? (?:i (?:{_CANNOT}{_BLIND}|have to decline|must|don'?t)|no\b|"
+    r"that'?s not|"
+    r"this is(?:n'?t| not))",
+    rf"{_START}no,? (?:sorry|way)(?=[.!])",
+    rf"{_START}(?:no|nope)[,.!;]? (?:sorry[,.] ?)?i {_CANNOT}",
+    rf"{_START}(?:no|nope|absolutely not)[,.!;] {_I_AM} not ",
+    rf"unfortunately,? i {_CANNOT}{_BLIND}",
+    rf"{_START}(?:{_CANNOT}|unable to|not able to) (?:comply|assist|fulfil|do (?:that|this)|help with (?:that|this))",
+    # as an AI, in my programming
+    rf"as an? (?:\w+ ){{0,2}}(?:ai|assistant|language model)(?: \w+){{0,3}},? i {_CANNOT}(?! (?:feel|have|"
+    r"experience|see|taste|"
+    r"smell|hear|touch|eat|sleep|remember|know|hold|form|be|access|browse|predict|verify|physically)\b)",
     r"as a responsible (?:ai|assistant|language)",
-    r"i(?:'?ll| will|'?m going to|'?ve got to|'?d| would| have| need|'?ve| must|'?m afraid i(?: must|"
-    r" have to)?)?(?: have)?"
-    r"(?: to)?(?: respectfully| politely| firmly| kindly)* (?:decline|refuse)(?! the offer)",
-    rf"{_I_AM} (?:respectfully |politely |going to |firmly )*(?:declining|refusing|pass(?:ing)? on this)",
-    r"i (?:must|have to|need to|will|'?ll)(?: respectfully)? (?:refrain|abstain)",
-    r"i(?:'?ll| will|'?m going to) (?:have to )?(?:pass(?: on (?:this|that)(?: one)?)?(?=[.,!;])|say no|"
-    r"sit this one out|stop (?:you )?(?:there|here))",
-    rf"(?:^|[.!,;] )(?:no|nope|absolutely not)[,.!;] {_I_AM} not ",
-    r"i have to (?:say no|pass|stop (?:you )?(?:there|here)|draw (?:a|the) line)",
-    r"my answer is no\b",
-    r"(?:that|this) (?:is|'?s) (?:a (?:hard |firm )?no|a line i)",
-    r"i(?:'?d| would)(?: much)? (?:rather|prefer) not",
-    r"i (?:prefer|choose|have chosen|'?ve chosen) not to",
-    rf"{_I_AM}{_ADVERBS} (?:not|un)(?: | really | at all )?comfortable",
-    r"i (?:don'?t|do not|wouldn'?t|would not) feel (?:comfortable|right|able)",
-    r"i (?:don'?t|do not) (?:think i (?:can|should) (?:help|assist|provide|do|give|answer|share)|"
-    r"(?:provide|assist|help with|do that|do this|create|engage|support|condone|share|offer|generate|"
-    r"give (?:out|advice on|instructions)|participate|produce|facilitate|promote|encourage|feel i should))",
-    r"i do not and (?:will|can)",
-    rf"(?:is not|isn'?t|'?s not|not) something (?:that )?{_MINE}",
-    r"not (?:a topic|a request|a subject|one|a task|anything) (?:that )?i (?:can|will|'?m able|am able|should)"
-    r"(?: \w+)? ?(?:help|assist|do\b|answer|provide|support|discuss|fulfil|engage|touch|take)",
-    r"(?:beyond|outside)(?: of)? (?:what i(?:'?m| am| can| will)|the (?:scope|bounds|limits) of what i|"
-    r"my (?:ethical|guidelines|"
-    r"boundaries|limits))",
+    r"my (?:programming|guidelines|policies|policy|principles|values|ethics|safety guidelines|instructions|rules)"
+    r"(?: and [\w ]{3,20})? (?:\w+ )?(?:prohibit|prevent|forbid|(?:don'?t|do not|does not|doesn'?t) (?:allow|"
+    r"permit)|stop me|"
+    r"bar|preclude|keep me)",
+    r"(?:against|violates?|violation of|conflicts? with|contrary to|not in line with)(?: \w+)? (?:my|our) (?:\w+ )?"
+    r"(?:programming|guidelines|polic|principles|values|ethic|purpose|rules|terms)",
+    r"(?:beyond|outside)(?: of)? (?:what i(?:'?m| am| can| will)|the (?:scope|bounds|limits) of what i|my (?:ethical|"
+    r"guidelines|boundaries|limits))",
+    # it is not something that I
+    r"(?:is not|isn'?t|'?s not|not) something (?:that )?(?:i can|i will|i'?m|i am|i'?d|i'?ll|i do)\b",
+    rf"(?:is|'?s) something (?:that )?i(?: {_CANNOT}|'?m not|'?m unable)",
+    r"not (?:a topic|a request|a subject|one|a task|anything) (?:that )?i (?:can|will|'?m able|am able|"
+    r"should)(?: \w+)? ?"
+    r"(?:help|assist|do\b|answer|provide|support|discuss|fulfil|engage|touch|take)",
+    r"nothing i (?:can|will|am able to|'?m able to) (?:help|assist|do for|provide)",
+    rf"not {_WAYS} to (?:help|assist|comply|provide|share|discuss)",
+    r"(?:not possible|impossible) for me to",
     r"(?:would|will) be (?:irresponsible|unethical|inappropriate|wrong|improper|unsafe) (?:of|for) me",
     r"(?:is|'?s|would be|is not|isn'?t|wouldn'?t be|would not be|not)(?: \w+)? (?:in)?appropriate for me",
-    r"my (?:programming|guidelines|policies|policy|principles|values|ethics|safety guidelines|instructions|rules)"
-    r"(?: and [\w ]{3,20})? (?:\w+ )?"
-    r"(?:prohibit|prevent|forbid|don'?t allow|do not allow|don'?t permit|do not permit|does not allow|doesn'?t allow|"
-    r"stop me|bar|preclude|keep me)",
-    r"(?:against|violates?|violation of|conflicts? with|contrary to|not in line with)(?: \w+)? (?:my|"
-    r"our) (?:\w+ )?(?:programming|guidelines|polic|"
-    r"principles|values|ethic|purpose|rules|terms)",
-    r"(?:^|[.!,;] )(?:i )?no,? i (?:won'?t|will not|refuse)",
+    rf"{_I_AM}{_HOW} (?:not|un)(?: | really | at all )?comfortable|i(?:'?d| would) (?:be un|not be )comfortable",
+    r"i (?:don'?t|do not|wouldn'?t|would not) feel (?:comfortable|right|able|i should)",
+    r"off[- ]limits for me",
     r"(?:your|this|that|the) request (?:has been|is|was|must be) (?:denied|declined|refused|rejected)",
     r"(?:^|[.!] )request (?:denied|declined|refused)",
-    r"i(?:'?m| am)? (?:can'?t|cannot|won'?t|will not) be (?:able|helping|assisting|providing|part)",
     r"please (?:don'?t|do not) ask me (?:to|for|about)",
-    r"there(?:'?s| is) no way i(?:'?m| am|'?ll| will| can| would)",
-    r"i have no intention of",
-    r"i draw the line",
-    r"nothing i (?:can|will|am able to|'?m able to) (?:help|assist|do for|provide)",
-    rf"not (?:able|willing|allowed) to (?:help|assist|comply|provide|share|discuss)(?: \w+)? {_REQUEST}",
-    r"off[- ]limits for me",
 )
 """Each announces a refusal by the one who answers."""
 

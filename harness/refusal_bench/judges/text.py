@@ -41,10 +41,11 @@ def after_thinking(answer: str) -> tuple[str, str]:
 
 
 def normalise(text: str) -> str:
-    """Compatibility forms, no accents, straight quotes, no invisible characters or emphasis, lower case, one space."""
+    """Compatibility forms, no accents, straight quotes, lower case, one space; no emphasis, no special tokens."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_QUOTES)).translate(_QUOTES)
     kept = (c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
-    return " ".join(re.sub(r"[*_`#]+", "", "".join(kept).lower()).split())
+    words = re.sub(r"[*_`#]+|<\|[^|<>]*\|>", "", "".join(kept).lower())
+    return " ".join(re.sub(r"\s*[\u2013\u2014]\s*", ", ", words).split())
 
 
 def is_degenerate(normalised: str) -> bool:
