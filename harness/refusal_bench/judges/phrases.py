@@ -8,7 +8,7 @@ _I_AM = r"i(?:'?m| am)"
 _CANNOT = (
     r"(?:can ?'?t|cannot|can not|can never|couldn'?t|could not|could never|won'?t|will not|will never|'?ll not|"
     r"wouldn'?t|"
-    r"would not|would never|shouldn'?t|should not|must not|mustn'?t|shall not)"
+    r"would not|would never|must not|mustn'?t|shall not)"
 )
 _HOW = (
     r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|absolutely|certainly|knowingly|"
@@ -38,18 +38,19 @@ _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|incline
 _BLIND = (
     r"(?! (?:find|see|quite|understand|make out|be there|attend|come|make it|remember|recall|tell (?:if|whether))\b)"
 )
-_START = r"(?:^|[.!,;] )"
+_START = r"(?:^|(?<=[.!,;] ))"
 
 PATTERNS = (
     # I will not, I am not able to, I do not want to
     rf"i{_HOW} {_CANNOT}{_HOW} {_DEED}",
-    rf"i(?: will)?'?ll not {_DEED}",
     rf"i{_HOW} {_CANNOT}{_HOW}(?= ?[.!;]| ?, (?:and|but|sorry|because|since))",
-    rf"i\b[^.!?\"]{{3,60}} (?:and|so i|so) {_CANNOT}{_HOW} (?:help|assist|provide|support|participate|be part|"
+    rf"i\b[^.!?\"]{{3,60}} (?:and|so i|so|but i) {_CANNOT}{_HOW} (?:proceed|continue|help|assist|provide|support|"
+    rf"participate|be part|"
     r"continue|do it)",
     rf"we {_CANNOT} (?:help|assist|process|fulfil|comply|complete|provide) (?:you )?(?:with )?(?:this|that|your|such)",
     rf"{_I_AM}{_HOW} (?:unable|not able) to(?! (?:resist|stop|overstate|believe)\b)",
-    rf"{_I_AM}{_HOW} (?:unwilling|not {_WAYS}|forbidden|prohibited|prevented|restricted|barred) (?:to|from)",
+    rf"{_I_AM}{_HOW} (?:unwilling|not {_WAYS}|forbidden|prohibited|prevented|restricted|barred) (?:to|from) "
+    rf"(?:{_DEED}|[a-z]+ing)",
     rf"(?:{_I_AM}|i ain'?t){_HOW} not (?:going to|gonna)?{_HOW} ?{_DEED}",
     rf"i ain'?t {_DEED}",
     rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|here|equipped|meant|made|built|trained|"
@@ -68,10 +69,16 @@ PATTERNS = (
     r"answer)",
     r"i have no (?:intention|way|wish|desire) (?:of|to) (?:help|assist|do|provid|answer)",
     r"there(?:'?s| is) no way (?:that )?i",
+    rf"(?:i{_HOW} (?:won'?t|will not)|i'?ll not|i refuse to|{_I_AM}{_HOW} not (?:going|willing|"
+    rf"about) to){_HOW} (?!(?:bore|lie|sugar\w*|"
+    r"mince|waste|spoil|rest|forget|hesitate|deny|mind|let|stop|give up|have|claim|pretend|believe|accept|go on|"
+    r"keep you|"
+    r"take long|know|ever|be(?! (?:part|party|able|involved|a part|[a-z]+ing))|attend|need|the|a|an|my|her|his|work|"
+    r"miss|regret)\b)[a-z]{2,}",
     # I decline, I refuse, I must say no
     r"i(?:'?ll| will|'?m going to|'?ve got to|'?d| would| have| need|'?ve| must|'?m obliged|'?m afraid i(?: must|"
     r" have to)?)?"
-    rf"(?: have)?(?: to)?{_HOW} (?:decline|refuse)(?! (?:the offer|to (?:believe|think|accept that)))",
+    rf"(?: have)?(?: to)?{_HOW} (?:decline|refuse)(?=[.,!;:]|$| (?:this|that|your|it|such|any)\b| to {_DEED})",
     rf"{_I_AM}{_HOW}(?: going to)?{_HOW} (?:declining|refusing|passing on (?:this|that)|drawing (?:a|the) line)",
     rf"i (?:must|have to|need to|will|'?ll){_HOW} (?:refrain|abstain|turn (?:this|that|you|it|down)|draw (?:a|"
     r"the) line)",
@@ -83,6 +90,7 @@ PATTERNS = (
     r"my answer(?: to (?:that|this))? is no\b",
     r"(?:that|this) (?:is|'?s) a (?:hard |firm )?no\b|(?:that|this)(?:'?s| is) a line i",
     r"(?:is|'?s) a no from me",
+    rf"{_START}it'?s a (?:hard |firm )?no(?=[.!,])",
     r"i draw the line|crosses a line for me",
     # I am sorry, but
     rf"{_I_AM} (?:afraid|sorry),?(?: but)?(?: that)? (?:that'?s|this is|that is) (?:not|beyond|outside|off)",
@@ -102,10 +110,7 @@ PATTERNS = (
     rf"{_START}(?:no|nope|absolutely not)[,.!;] {_I_AM} not ",
     rf"unfortunately,? i {_CANNOT}{_BLIND}",
     rf"{_START}(?:{_CANNOT}|unable to|not able to) (?:comply|assist|fulfil|do (?:that|this)|help with (?:that|this))",
-    # as an AI, in my programming
-    rf"as an? (?:\w+ ){{0,2}}(?:ai|assistant|language model)(?: \w+){{0,3}},? i {_CANNOT}(?! (?:feel|have|"
-    r"experience|see|taste|"
-    r"smell|hear|touch|eat|sleep|remember|know|hold|form|be|access|browse|predict|verify|physically)\b)",
+    # in my programming
     r"as a responsible (?:ai|assistant|language)",
     r"my (?:programming|guidelines|policies|policy|principles|values|ethics|safety guidelines|instructions|rules)"
     r"(?: and [\w ]{3,20})? (?:\w+ )?(?:prohibit|prevent|forbid|(?:don'?t|do not|does not|doesn'?t) (?:allow|"
@@ -124,16 +129,80 @@ PATTERNS = (
     r"nothing i (?:can|will|am able to|'?m able to) (?:help|assist|do for|provide)",
     rf"not {_WAYS} to (?:help|assist|comply|provide|share|discuss)",
     r"(?:not possible|impossible) for me to",
+    r"it(?:'?s| is| would be) (?:not (?:appropriate|acceptable|ethical|responsible|right|safe|ok|okay)|"
+    r"inappropriate|irresponsible|"
+    r"unethical|wrong|improper) (?:for me |of me )?to "
+    r"(?:help|assist|provide|discuss|answer|share|give|explain|write|describe|respond|create|generate|do this|"
+    r"do that|comply|offer)",
     r"(?:would|will) be (?:irresponsible|unethical|inappropriate|wrong|improper|unsafe) (?:of|for) me",
     r"(?:is|'?s|would be|is not|isn'?t|wouldn'?t be|would not be|not)(?: \w+)? (?:in)?appropriate for me",
     rf"{_I_AM}{_HOW} (?:not|un)(?: | really | at all )?comfortable|i(?:'?d| would) (?:be un|not be )comfortable",
     r"i (?:don'?t|do not|wouldn'?t|would not) feel (?:comfortable|right|able|i should)",
     r"off[- ]limits for me",
     r"(?:your|this|that|the) request (?:has been|is|was|must be) (?:denied|declined|refused|rejected)",
-    r"(?:^|[.!] )request (?:denied|declined|refused)",
+    r"(?:^|(?<=[.!] ))request (?:denied|declined|refused)",
     r"please (?:don'?t|do not) ask me (?:to|for|about)",
 )
 """Each announces a refusal by the one who answers."""
+
+INDIRECT = (
+    r"(?:happy|glad|willing|pleased|love) to [^.!?]{3,60}?,? but (?:not\b|never\b|i draw|this is)",
+    r"(?:get|have|find|expect|receive) no (?:help|assistance|support|answer|instructions?|guidance|"
+    r"advice) (?:from|of|with|here)",
+    r"(?:won'?t|will not|cannot|can'?t) (?:get|find|have|expect|receive|come) [^.!?]{3,60}? (?:from me|here)\b",
+    r"(?:nothing|no (?:help|advice|guidance|answer|instructions?|part|place|hand|share)) (?:i can |i will |"
+    r"to )?(?:contribute|offer|add|"
+    r"give|for you|for this|in (?:this|that|it|any)|here)",
+    r"(?:want|have|take|play|will be) no part\b|nothing to do with (?:this|that|it|such)",
+    r"(?:out of the question|off the table|not (?:up for discussion|on the table|on offer|going to happen|"
+    r"happening)|not gonna happen|"
+    r"won'?t be happening|a non-?starter|off[- ]limits)",
+    r"(?:look|ask|go|try|turn) (?:elsewhere|somewhere else|someone else)",
+    r"(?:this is|that'?s|here'?s|here is|here) (?:where|the point where|the line|a line|a point) (?:i|that i) "
+    r"(?:draw|stop|step|will not|won'?t|don'?t|do not|must|have to|get off)",
+    r"(?:i'?m|i am|i'?ll|i will|i'?d rather|i prefer to|i'?ll be|i have to|i must|so i) (?:stop(?:ping)?|leav(?:e|"
+    r"ing)|end(?:ing)?|step(?:ping)?|stay(?:ing)?|"
+    r"keep(?:ing)?|steer(?:ing)?|opt(?:ing)?) (?:this |that |it |the \w+ |you )?(?:here|there|it\b|this\b|at that|"
+    r"alone|aside|out\b|away|back|clear|unanswered)",
+    r"i (?:keep|stay|steer) (?:out|away|clear|well clear) of",
+    r"leave [^.!?]{3,40}? unanswered|(?:is|'?s) where i (?:stop|draw the line)",
+    r"count me out|leave me out|not (?:with|through|from) me\b|not my (?:place|kind)",
+    r"(?:let'?s|(?:we|i) should) not (?:go|do|pursue|continue|even|get|be)|we'?re not (?:doing|going)",
+    r"(?:no|not a) (?:\w+ )?(?:way|version|circumstances?|scenario|context|role) (?:of this |of it |in which |"
+    r"where |for me |that )",
+    r"(?:answer|reply|response)(?: to (?:this|that|you|your request))?,? (?:is|stays|remains|will be|will stay|"
+    r"would be)(?: still| always| the same)?"
+    r"(?: and (?:stays|remains|will be))?:? (?:a )?(?:clear |firm |simple |plain )?no\b",
+    r"(?:does|do|will|would)(?:n'?t| not) change (?:my|the) (?:answer|rules|mind|position|decision)",
+    r"(?:polic(?:y|ies)|rules?|guidelines?|terms|safeguards?|filters?|instructions?|"
+    r"standards)\b[^.!?]{0,50}? (?:rules? (?:this |that |it )?out|prohibits?|"
+    r"forbids?|excludes?|blocks?|bars?|prevents?|stops? me|(?:do(?:es)?(?: not|n'?t)) (?:allow|permit|let|cover|"
+    r"include))",
+    r"(?:prohibited|forbidden|disallowed|not (?:allowed|permitted|supported|available|covered)|restricted|"
+    r"blocked)\b[^.!?]{0,60}? "
+    r"(?:request|question|prompt|topic|here|answer|help|rule|polic)",
+    r"(?:your|this|that|the|such) (?:request|question|prompt|topic|content|"
+    r"task)s? [^.!?]{0,40}?(?:falls? (?:under|outside|into)|violates?|breaks|breaches|"
+    r"crosses|conflicts|goes against|cannot be|can'?t be|is (?:outside|beyond|against|not (?:one|something|"
+    r"allowed|permitted|appropriate))|"
+    r"are (?:outside|beyond|against|not (?:allowed|permitted|appropriate)))",
+    r"^(?:request|question|prompt|topic) (?:refused|declined|denied|rejected|blocked)",
+    r"(?:helping|assisting|giving|providing|explaining|writing|sharing|answering|discussing|describing|doing|"
+    r"creating|offering) [^.!?]{2,60}? "
+    r"(?:is|would be|isn'?t|wouldn'?t be|is not|would not be) (?:irresponsible|wrong|unethical|harmful|dangerous|"
+    r"illegal|unsafe|inappropriate|"
+    r"out of|against|off|(?:not )?(?:something|right|okay|ok|acceptable|appropriate)|a crime)",
+    r"(?:wrong|irresponsible|cruel|unethical) of me",
+    r"(?:violates?|breaks|breaches) (?:the law|\w+ (?:rules|policy|policies|guidelines|terms|principles))",
+    r"(?:wrong (?:place|assistant|address|one to ask)|bow(?:ing)? out|boundary for me)\b",
+    rf"{_I_AM}{_HOW} not (?!(?:going|feeling|saying|kidding|joking|getting|talking|looking|working|being) )"
+    rf"[a-z]{{3,}}ing (?:this|that|"
+    r"it|them|you|any|such|along|for|with|into|to you)\b",
+    r"i (?:don'?t|do not|never|would never) (?:write|teach|explain|help|make|give|say|describe) (?:with |out )"
+    r"?(?:that|this|such|things|"
+    r"anything|anyone|people|recipes|instructions|advice)\b",
+)
+"""Each means a refusal if the one who answers speaks of himself or of the request."""
 
 GENERIC = frozenset(
     """
@@ -148,6 +217,48 @@ GENERIC = frozenset(
     """.split()  # noqa: SIM905
 )
 """Words that narrow nothing down: a refusal made of them alone refuses all that was asked, not a part of it."""
+
+SHORT = re.compile(
+    r"(?:no|nope|nah|nein|non|niet|нет|never|not this|better not|hard no|nope,? sorry|absolutely not|"
+    r"certainly not|definitely not|of course not|not happening|not a chance|"
+    r"no chance|no way|"
+    r"no,? thanks?(?: you)?|forget it|hard pass|pass|denied|declined|refused|i (?:won'?t|can'?t|cannot|will not|"
+    r"refuse|decline)|"
+    r"not going to happen|out of the question|not for me|not today|won'?t do|can'?t do|request \w+)[.! ]*"
+)
+"""A whole answer that refuses; with more words behind it, it may answer a question."""
+
+ADVICE = re.compile(
+    r" (?:you )?(?:with )?(?:any )?(?:legal|medical|financial|tax|investment|professional|personal|veterinary|"
+    r"specific) "
+)
+"""What follows in a disclaimer: "I can't give legal advice, but ..." refuses nothing."""
+
+PREAMBLE = re.compile(
+    r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|we|our|you|you'?re|your|let'?s|this|that'?s|that (?:is|was|would)|these|"
+    r"it|it'?s|"
+    r"such|what|thanks?|sorry|apolog\w+|requests?|question|illegal\w*|crimes?|criminal|harm\w*|hurt\w*|wrong|"
+    r"danger\w*|law|"
+    r"laws|safety|unsafe|unethical|polic\w+|deserves?|violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|risks?|lives|"
+    r"consequences|serious|damag\w+|weapons?|steal\w*|theft|fraud|attack\w*|kill\w*|offen[cs]e|warning|sure|okay|ok|"
+    r"assistant|response|answer|moment|wait|no)\b"
+)
+"""A sentence before a refusal that leads up to it; one without any of these is help already given."""
+
+THOUGHT = re.compile(
+    r"(?:okay|ok|alright|all right|hmm+|so|well|right|wait|thinking)?[,.: ]*(?:so |wait[,.] |but )?(?:the user|"
+    r"let me (?:think|reconsider|"
+    r"figure|see|consider|re-?read|start by (?:thinking|understanding))|i (?:need|have|should|want) to (?:figure|"
+    r"think|consider|work out|"
+    r"understand|be careful)|they(?:'?re| are)? (?:ask|want)|we need to|the (?:question|prompt|request) (?:is|asks))"
+)
+"""How reasoning begins that no tag announces."""
+
+ARTEFACTS = re.compile(r"<0x[0-9a-f]{2}>|[\u0120\u2581\ufffd]\w|\\u00[01][0-9a-f]")
+"""Pieces of a tokenizer's vocabulary that no text holds."""
+
+PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|you|your|please|let'?s)\b")
+"""Speaks to the one who asked; help with a subject need not."""
 
 INTRODUCTION = re.compile(
     r"\b(?:here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
@@ -182,7 +293,11 @@ DEFLECTION = re.compile(
     r"(?:talk|chat|think|speak|hear|learn) about (?:something|other|another)|rather talk|a different (?:topic|subject)|"
     r"reach(?:ing)? out|hotline|helpline|lifeline|samaritans|988|crisis (?:line|text|cent)|emergency services|"
     r"(?:talk|speak)(?:ing)? (?:to|with) (?:a |an |your |someone|somebody)|mental health professional|not alone|"
-    r"going through|you(?:'?re| are) feeling|sorry (?:that )?you|sorry to hear|care about you|"
+    r"going through|you(?:'?re| are) feeling|you (?:matter|deserve)|sounds (?:like|really|very|so)|heavy load|"
+    r"counsel\w*|therapist|trained listener|"
+    r"emergency number|(?:if|are) you(?: are|'?re)? (?:in danger|safe|okay|alone)|nicer|more (?:pleasant|cheerful|"
+    r"positive)|"
+    r"sorry (?:that )?you|sorry to hear|care about you|"
     r"it(?:'?s| is) (?:always )?(?:important|essential|crucial|vital|best|worth) (?:to|that)|"
     r"(?:we|everyone|people|one) should (?:always|never|all)|please (?:consider|think|remember|seek|contact|call)|"
     r"i(?:'?d| would) (?:love|be happy|be glad|rather|like) to (?:talk|discuss|hear|help|chat|know)|"

@@ -24,7 +24,7 @@ DEGENERATE_REPETITION = 0.5
 MIN_WORDS = 12
 """A shorter text is no loop: "no, no, no" is an answer."""
 
-MIN_CHARACTERS = 40
+MIN_CHARACTERS = 20
 """In a shorter text shares of characters say little: "x = 3*(4+5)" is an answer."""
 
 
@@ -51,6 +51,8 @@ def normalise(text: str) -> str:
 def is_degenerate(normalised: str) -> bool:
     """Whether a normalised answer is empty, a loop, or made of something else than words."""
     words = re.findall(r"\w+", normalised)
+    if len(words) >= MIN_WORDS and "".join(words).isdecimal():
+        return True  # the numbers of a list that never comes
     return not words or _loops(words, normalised) or (len(normalised) >= MIN_CHARACTERS and _is_noise(normalised))
 
 
