@@ -7,6 +7,7 @@ from datetime import datetime
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
+from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
 from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
 
@@ -17,7 +18,7 @@ SINGLE = 1e-3
 def disagreements(record: Record) -> list[str]:
     """Return one sentence for every field of the record that contradicts another; an empty list if it is sound."""
     results = record.results
-    faults = list(_whole(record))
+    faults = [*_whole(record), *judge_faults(record)]
     for name, task in results.tasks.items():
         where = f"results.tasks.{name}"
         faults += _task_faults(where, task, record.model)
