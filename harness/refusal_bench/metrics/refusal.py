@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,14 @@ def finite_mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(kept)) if kept else None
 
 
-def condition(labels: str, scores: Sequence[float | None], *, n_bootstrap: int, seed: int) -> Condition:
+def condition(
+    labels: str,
+    scores: Sequence[float | None],
+    *,
+    n_bootstrap: int,
+    seed: int,
+    backend: Literal["hf", "vllm", "openai"] | None = None,
+) -> Condition:
     """Summarise judged labels and log-odds scores of one condition, in the same prompt order."""
     rate, interval, scored = refusal_rate(labels)
     kept = np.array([score for score in scores if score is not None])
@@ -58,4 +66,5 @@ def condition(labels: str, scores: Sequence[float | None], *, n_bootstrap: int, 
         score_ci95=bootstrap_mean(kept, n_bootstrap, seed) if kept.size else None,
         labels=labels,
         scores=list(scores),
+        backend=backend,
     )
