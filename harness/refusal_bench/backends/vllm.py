@@ -76,7 +76,9 @@ class VllmBackend:
             }
             try:
                 self._engine = LLM(**(_memory(self.model.module.device) | arguments))
-            except (ValueError, RuntimeError, NotImplementedError, ImportError, KeyError) as error:
+                # The first pass compiles kernels, and finds out about shapes that they do not support.
+                self.next_log_probabilities([tuple(self.model.template.render("Hello"))])
+            except (ValueError, RuntimeError, NotImplementedError, ImportError, KeyError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise InputError(
                     f"{self.model.id}: vLLM cannot run it here ({reason}); use --baseline-backend hf."
