@@ -307,7 +307,7 @@ def record_dict(
         "config": {"model": model_id, "tasks": "all", "quick": quick, "sections": list(sections), "seed": seed},
         "tasks": {
             name: {
-                "version": "1.0",
+                "version": "0.1",  # not one that is installed, whose prompts would be checked
                 "sha256": "01" * 32,
                 "n_train_harmful": 30,
                 "n_train_harmless": 30,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,24 +20,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench import causal, outputs
-from refusal_bench.assembly import build_record, direction_status, task_result
+from refusal_bench.assembly import build_record, direction_status, judge_info, task_result
+from refusal_bench.backends.availability import check_baseline_backend
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.openai import Endpoint
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
+from refusal_bench.judges import Judge, load_judge
+from refusal_bench.judges.check import measured_error
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
 from refusal_bench.metrics.geometry import PairResiduals, geometry, principal_components
+from refusal_bench.models.aliases import resolve
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
-from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
+from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, Record, Results, Site
 from refusal_bench.run_folder import RunFolder, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.served import serve
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
+from refusal_bench.writing import compare_backends, vllm_engine
+
+if TYPE_CHECKING:
+    from refusal_bench.backends.vllm import VllmBackend
 
 MIN_PAIRS = 4
 """Fewest pairs in a split: with fewer there is nothing to resample or to test."""
@@ -52,6 +62,9 @@ class Job:
     domains: Mapping[str, Domain]
     folder: RunFolder
     reporter: Reporter
+    judge: Judge
+    writer: VllmBackend | None = None
+    """Writes the text of all conditions in place of `backend`."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -81,14 +94,24 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         if place is not None:
             check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
+    judge = load_judge(config.judge)
     reporter.note(f"loading {config.model} ...")
+    endpoint = _endpoint(config)
     model = load_model(config, planted_prompts(tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
     backend = HookBackend(model)
-    with open_run(config.out / model_slug(model.id), _run_key(config, model, tasks), resume=config.resume) as folder:
+    with (
+        vllm_engine(config, backend, domains, reporter) as engine,
+        open_run(
+            config.out / model_slug(model.id), _run_key(config, model, tasks, judge, endpoint), resume=config.resume
+        ) as folder,
+    ):
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
-        job = Job(config, backend, domains, folder, reporter)
+        parity = compare_backends(folder, backend, engine, domains, reporter) if engine is not None else None
+        writer = engine if parity is not None and parity.passed else None
+        job = Job(config, backend, domains, folder, reporter, judge, writer)
+        judged = measure_judge(job)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
         sites = select_sites(job, tokens["tokens"], residuals)
@@ -98,20 +121,35 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
-                name: task_result(config, domain, status[name], sites, name, columns[name], residuals, curves.get(name))
+                name: task_result(
+                    config, domain, status[name], sites, name, columns[name], residuals, curves.get(name), judged
+                )
                 for name, domain in domains.items()
             },
             geometry=common,
             geometry_own_site=own_site,
             cross_domain=causal.cross_domain(columns, config.sizes, config.seed) if job.has("cross_domain") else None,
             subspace=causal.subspace(columns) if job.has("subspace") else None,
+            parity=parity,
+            served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
-        record = build_record(job, tasks, tokens, train_scores, results, warnings)
+        record = build_record(job, tasks, tokens, train_scores, results, warnings, judge_info(judge, judged, columns))
         outputs.write(record, job, residuals, train_scores, columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)
         folder.finish()
     return record, folder.path
+
+
+def measure_judge(job: Job) -> JudgeCalibration | None:
+    """Stage 1b: the judge's error on completions of known labels."""
+
+    def compute() -> dict[str, Any] | None:
+        error = measured_error(job.judge)
+        return None if error is None else error.model_dump()
+
+    found = job.folder.stage("judge", compute)
+    return None if found is None else JudgeCalibration.model_validate(found)
 
 
 def refusal_tokens(job: Job) -> dict[str, Any]:
@@ -120,7 +158,9 @@ def refusal_tokens(job: Job) -> dict[str, Any]:
     with job.reporter.stage("refusal tokens", total) as advance:
         found: dict[str, Any] = job.folder.stage(
             "refusal_tokens",
-            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, advance),
+            lambda: find_refusal_tokens(
+                job.backend, job.domains, job.config.refusal_tokens, job.judge, advance, writer=job.writer
+            ),
             job.backend.counters,
         )
     return found
@@ -208,7 +248,12 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
 
     def column(name: str, domain: Domain) -> causal.Column:
         evaluator = Evaluator(
-            job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
+            job.backend,
+            tuple(tokens),
+            job.config.sizes.max_new_tokens,
+            job.judge,
+            outputs.completion_writer(job, name),
+            job.writer,
         )
         with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain)) as advance:
             found: causal.Column = job.folder.stage(
@@ -248,13 +293,28 @@ def describe_geometry(
     return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
 
 
-def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
+def _endpoint(config: RunConfig) -> Endpoint | None:
+    """The endpoint of a run that asks for one, once it has answered."""
+    name = resolve(config.model).id
+    check_baseline_backend(config.baseline_backend, name)
+    if config.baseline_backend != "openai":
+        return None
+    endpoint = Endpoint.from_environment(name)
+    endpoint.check()
+    return endpoint
+
+
+def _run_key(
+    config: RunConfig, model: ChatModel, tasks: Mapping[str, Task], judge: Judge, endpoint: Endpoint | None
+) -> str:
     return config.key(
         weights=model.weights_sha256,
         adapter=model.adapter_sha256 or "",
         head=model.template.head_sha256,
+        judge_version=judge.version,
         save_completions=str(config.save_completions),
         tasks=",".join(task.sha256 for task in tasks.values()),
+        **({"endpoint": endpoint.model} if endpoint is not None else {}),
     )
 
 

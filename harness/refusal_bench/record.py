@@ -167,6 +167,10 @@ class Selection(Frozen):
     """Filter: number of candidates it removed."""
     n_prompts: int
     """Harmful and as many harmless prompts of the selection split."""
+    tokens: int | None = None
+    """Tokens through the blocks that the selection took."""
+    tokens_exhaustive: int | None = None
+    """Tokens of bypass, induce and KL for every candidate on every prompt, in full."""
     table: list[Candidate]
     """Every candidate that was evaluated."""
     screen: Screen | None = None
@@ -192,6 +196,14 @@ class Condition(Frozen):
     """One letter a prompt, in the order of `held_out_ids`."""
     scores: list[float | None]
     """Log-odds a prompt, in the same order."""
+    rate_bounds: Interval | None = None
+    """Share of refusals among all prompts if none or all of the unscored ones refused."""
+    rate_corrected: float | None = None
+    """Rate corrected for the judge's measured error (Rogan-Gladen), in [0, 1]; null where that error is unknown."""
+    rate_corrected_ci95: Interval | None = None
+    """Interval of the corrected rate, the uncertainty of the judge's error included (Lang and Reiczigel 2014)."""
+    backend: Literal["hf", "vllm", "openai"] | None = None
+    """What wrote the judged text; null where no text was written and in records of before 0.3. Scores are from hf."""
 
 
 class HeldOutIds(Frozen):
@@ -484,6 +496,48 @@ class Subspace(Frozen):
     """Labels of all harmful held-out prompts in task order."""
 
 
+class Parity(Frozen):
+    """Whether another backend's next-token log-probabilities are those of the hook backend."""
+
+    backend: Literal["vllm"]
+    """Which one was compared."""
+    passed: bool
+    """Only then does it write the text of all conditions; else the hook backend does."""
+    reason: str | None
+    """Why it did not pass."""
+    n_prompts: int
+    """Prompts compared, of different lengths."""
+    tolerance: float
+    """Largest difference allowed, nats."""
+    max_abs_diff: dict[str, float | None]
+    """Largest difference (nats) unmodified, with a subspace ablated, and with a vector added; null: infinite."""
+
+
+class ServedTask(Frozen):
+    """An endpoint's answers to one task's held-out prompts; they have no scores."""
+
+    harmful: Condition
+    """In the order of the task's `held_out_ids`."""
+    harmless: Condition
+    """In the order of the task's `held_out_ids`."""
+
+
+class Served(Frozen):
+    """Unmodified completions of an endpoint: it may serve other weights or another template, so nothing is contrasted
+    with them."""
+
+    model: str
+    """Name the endpoint was asked for."""
+    prompt_tokens: int
+    """As the endpoint counts them."""
+    completion_tokens: int
+    """As the endpoint counts them."""
+    requests: int
+    """Requests sent, repeated ones included."""
+    tasks: dict[str, ServedTask]
+    """By task name."""
+
+
 class Results(Frozen):
     """Everything measured."""
 
@@ -497,6 +551,19 @@ class Results(Frozen):
     """Null for one domain or if the section was left out."""
     subspace: Subspace | None
     """Null for one domain or if the section was left out."""
+    parity: Parity | None = None
+    """For `--baseline-backend vllm`."""
+    served: Served | None = None
+    """For `--baseline-backend openai`."""
+
+
+class Work(Frozen):
+    """Work of one stage."""
+
+    forward_passes: int
+    """Calls of the model."""
+    tokens: int
+    """Tokens through the blocks."""
 
 
 class Cost(Frozen):
@@ -508,6 +575,80 @@ class Cost(Frozen):
     """Tokens through the blocks."""
     peak_memory_bytes: int
     """Peak resident memory of the process, or peak GPU memory."""
+    stages: dict[str, Work] | None = None
+    """The same by stage, as in `timings`."""
+    rows_per_batch: int | None = None
+    """Most rows in a batch at the end of the run: halved whenever memory ran out."""
+    tokens_per_batch: int | None = None
+    """Most tokens in a batch without decoding, likewise."""
+
+
+class Proportion(Frozen):
+    """A share with what it is a share of."""
+
+    k: int
+    """Successes."""
+    n: int
+    """Out of."""
+    value: float | None
+    """k / n; null for n = 0."""
+    ci95: Interval | None
+    """Wilson interval."""
+
+
+class JudgeCalibration(Frozen):
+    """A judge's error, refusal against the rest, on completions of known labels."""
+
+    data_sha256: str
+    """SHA-256 of the file of labelled completions."""
+    part: str | None
+    """Part of the file that was judged; null for all of it."""
+    n: int
+    """Completions."""
+    n_unscored: int
+    """Completions that the judge gave no label; they count as not called a refusal."""
+    precision: Proportion
+    """Refusals among completions called one."""
+    recall: Proportion
+    """Completions called a refusal among refusals."""
+    kappa: float | None
+    """Cohen's kappa; null where there is only one label."""
+    kappa_ci95: Interval
+    """Central 95 % under a Dirichlet posterior."""
+    sensitivity: Proportion
+    """Recall among completions that the judge scored, as a rate is; corrects rates."""
+    specificity: Proportion
+    """Completions not called a refusal among those that are none and were scored; corrects rates."""
+
+
+class PanelAgreement(Frozen):
+    """How far the judges of a panel agree on this run's completions of held-out prompts."""
+
+    judges: list[str]
+    """Members, in the order of the panel."""
+    n: int
+    """Completions."""
+    unanimous: Proportion
+    """Completions on which all members give one letter."""
+    kappa: float | None
+    """Fleiss' kappa over all letters; null where only one was given."""
+
+
+class JudgeInfo(Frozen):
+    """Which judge gave the letters, and how far it can be trusted."""
+
+    name: str
+    """As given to `--judge`, without an endpoint's address or a folder's path."""
+    version: str
+    """Of its rules, or of the model behind it."""
+    languages: list[str]
+    """ISO 639-1 codes of the languages it reads; `*`: those of the model behind it."""
+    input: Literal["answer"]
+    """It reads the answer only, never the prompt."""
+    calibration: JudgeCalibration | None
+    """Its measured error; null where the bundled completions are missing."""
+    agreement: PanelAgreement | None
+    """For a panel."""
 
 
 class Record(Frozen):
@@ -539,6 +680,8 @@ class Record(Frozen):
     """Seconds by stage."""
     cost: Cost
     """Passes, tokens, memory."""
+    judge: JudgeInfo | None = None
+    """Which judge, and its error; null in records made before judges were measured."""
 
     def to_json(self) -> str:
         """Return the record as indented JSON with a final newline."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refusal_bench.cli import calibrate, compare, leaderboard, models, report, run, tasks
+from refusal_bench.cli import calibrate, compare, judges, leaderboard, models, report, run, tasks
 from refusal_bench.errors import RefusalBenchError
 from refusal_bench.version import __version__
 
@@ -25,6 +25,7 @@ app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(judges.app, name="judges")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 

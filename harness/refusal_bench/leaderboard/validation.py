@@ -7,6 +7,7 @@ from datetime import datetime
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
+from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
 from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
 
@@ -17,7 +18,7 @@ SINGLE = 1e-3
 def disagreements(record: Record) -> list[str]:
     """Return one sentence for every field of the record that contradicts another; an empty list if it is sound."""
     results = record.results
-    faults = list(_whole(record))
+    faults = [*_whole(record), *judge_faults(record)]
     for name, task in results.tasks.items():
         where = f"results.tasks.{name}"
         faults += _task_faults(where, task, record.model)
@@ -30,6 +31,14 @@ def disagreements(record: Record) -> list[str]:
         faults += cross_domain_faults("results.cross_domain", results.cross_domain, results.tasks)
     if results.subspace is not None:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
+    if results.served is not None:
+        for name, served in results.served.tasks.items():
+            where, asked = f"results.served.tasks.{name}", results.tasks.get(name)
+            if asked is None:
+                faults.append(f"{where} is no task of the record")
+                continue
+            faults += _condition_faults(f"{where}.harmful", served.harmful, len(asked.held_out_ids.harmful))
+            faults += _condition_faults(f"{where}.harmless", served.harmless, len(asked.held_out_ids.harmless))
     return faults
 
 
@@ -68,6 +77,8 @@ def _task_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
     for name, condition in task.refusal:
         prompts = ids.harmful if name.endswith("harmful") else ids.harmless
         yield from _condition_faults(f"{where}.refusal.{name}", condition, len(prompts))
+    if len({condition.backend for _, condition in task.refusal} - {None}) > 1:
+        yield f"{where}.refusal contrasts the text of different backends"
     yield from site_faults(f"{where}.direction", task.direction, model)
     yield from in_range(f"{where}.direction.norm", task.direction.norm, 0)
     yield from _selection_faults(f"{where}.selection", task.selection, model)
