@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from refusal_bench.backends.availability import ENGINE_ARGUMENTS, check_baseline
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.parity import check_parity
 from refusal_bench.config import RunConfig
+from refusal_bench.console import print_summary
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.models.loading import load_model
 from refusal_bench.record import Record
+from refusal_bench.report.html import render
+from rich.console import Console
 from tiny import save_tiny
 
 TEXTS = [f"Tell me {'more ' * n}of rivers." for n in range(12)]
@@ -177,3 +181,38 @@ def test_engine_arguments_are_a_json_object(monkeypatch, text):
     monkeypatch.setenv(ENGINE_ARGUMENTS, text)
     with pytest.raises(InputError, match="JSON object"):
         engine_arguments()
+
+
+def with_endpoint_and_parity() -> Record:
+    data = record_dict()
+    served = condition("RRRC", [None] * 4) | {"backend": "openai"}
+    data["results"]["served"] = {
+        "model": "<b>other</b>",
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "requests": 1,
+        "tasks": {name: {"harmful": served, "harmless": served} for name in data["results"]["tasks"]},
+    }
+    data["results"]["parity"] = {
+        "backend": "vllm",
+        "passed": True,
+        "reason": None,
+        "n_prompts": 8,
+        "tolerance": 0.01,
+        "max_abs_diff": {"baseline": 1e-5, "ablated": 1e-5, "added": None},
+    }
+    return Record.model_validate(data)
+
+
+def test_summary_and_report_show_the_endpoint_apart_and_who_wrote_the_text():
+    record, file = with_endpoint_and_parity(), io.StringIO()
+    print_summary(record, Console(file=file, width=120))
+    shown = file.getvalue()
+    table = shown.split("the endpoint's <b>other</b>, to be contrasted with nothing")[1]
+    row = next(line for line in table.splitlines() if line.startswith("fraud"))
+    assert row.split() == ["fraud", "75", "[30–95]", "75", "[30–95]", "4", "0"]
+    assert any(line.split() == ["text", "by", "vLLM"] for line in shown.splitlines())
+    page = render(record)
+    assert "Refused at the endpoint" in page
+    assert "&lt;b&gt;other&lt;/b&gt;" in page
+    assert "<b>other</b>" not in page
