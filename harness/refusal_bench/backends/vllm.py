@@ -202,7 +202,8 @@ class VllmBackend:
             nonlocal expected
             expected = computed
 
-        self._engine.apply_model(partial(vllm_hooks.install, intervention=intervention))
+        names = self.model.structure.names
+        self._engine.apply_model(partial(vllm_hooks.install, intervention=intervention, names=names))
         try:
             yield check
         finally:

@@ -62,6 +62,8 @@ class Structure:
     """Decoder blocks; the residual stream of layer l is the input of block l."""
     writers: tuple[nn.Module, ...]
     """Modules whose output, times a constant, is added to the stream, in order: all of them, and nothing else."""
+    names: tuple[str, ...]
+    """What the writers are called within their block."""
     description: str
     """In words, for the record."""
     lookback: float
@@ -122,7 +124,7 @@ def _explained(passes: Sequence[BlockPass], names: Sequence[str]) -> bool:
 def _structure(model: Any, blocks: nn.ModuleList, names: Sequence[str], outputs: str) -> Structure:
     parts = [dict(block.named_modules()) for block in blocks]
     writers = tuple(part[name] for part in parts for name in names if name in part)
-    return Structure(tuple(blocks), writers, f"embedding, {outputs}", lookback(model))
+    return Structure(tuple(blocks), writers, tuple(names), f"embedding, {outputs}", lookback(model))
 
 
 def _stacks(model: Any, n_layers: int) -> list[nn.ModuleList]:
