@@ -130,6 +130,7 @@ def test_hostile_names_and_warnings_stay_text(tmp_path: Path) -> None:
     data["model"] |= {"revision": HOSTILE, "quantization": HOSTILE, "post_instruction_tokens": [HOSTILE]}
     data["config"] |= {"judge": HOSTILE, "system_prompt": HOSTILE}
     data["results"]["geometry"]["verdict"] = HOSTILE
+    data["results"]["geometry"]["topic_control"]["flags"] = {"topic_confound": HOSTILE}
     for task in data["results"]["tasks"].values():  # the template now has one token
         task["direction"]["position"] = -1
         task["selection"]["table"] = [row for row in task["selection"]["table"] if row["position"] == -1]
