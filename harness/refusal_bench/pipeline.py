@@ -23,19 +23,22 @@ from refusal_bench import causal, outputs
 from refusal_bench.assembly import build_record, direction_status, task_result
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.calibration.planted_world import Instruction
+from refusal_bench.causal.directions import Directions, read_directions
+from refusal_bench.causal.orderings import greedy_by_effect
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
-from refusal_bench.metrics.geometry import PairResiduals, geometry, principal_components
+from refusal_bench.metrics.geometry import PairResiduals, geometry
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
 from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
+from refusal_bench.record_causal import SiteEffect
 from refusal_bench.run_folder import RunFolder, check_writable, open_run
-from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.selection import Selected, SelectionData, scores, select
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
 
@@ -94,7 +97,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         sites = select_sites(job, tokens["tokens"], residuals)
         status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
         curves = describe_layers(job, tokens["tokens"], residuals, sites)
-        columns = measure(job, tokens["tokens"], residuals, sites)
+        columns, orders = measure(job, tokens["tokens"], residuals, sites)
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
@@ -103,8 +106,16 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             },
             geometry=common,
             geometry_own_site=own_site,
-            cross_domain=causal.cross_domain(columns, config.sizes, config.seed) if job.has("cross_domain") else None,
-            subspace=causal.subspace(columns) if job.has("subspace") else None,
+            cross_domain=causal.cross_domain(columns, common, model.n_layers, config.sizes, config.seed)
+            if job.has("cross_domain")
+            else None,
+            subspace=causal.subspace(columns, orders, config.sizes.n_bootstrap, config.seed)
+            if job.has("subspace")
+            else None,
+            depth=causal.depth(residuals, list(domains), sites.common.site.position)
+            if job.has("layers") and len(domains) > 1
+            else None,
+            site_effect=None if common is None else site_effect(job, residuals, sites),
         )
         record = build_record(job, tasks, tokens, train_scores, results, warnings)
         outputs.write(record, job, residuals, train_scores, columns)
@@ -188,29 +199,27 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
     return {name: curves(name, domain, sites.own[name].site) for name, domain in job.domains.items()}
 
 
-def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> dict[str, causal.Column]:
-    """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time."""
-    own, common = {}, []
-    for name in job.domains:
-        site = sites.own[name].site
-        own[name] = (torch.from_numpy(residuals.vector_at(name, site)).float(), site.layer)
-        common.append(residuals.vector_at(name, sites.common.site))
+def measure(
+    job: Job, tokens: list[int], residuals: Residuals, sites: Sites
+) -> tuple[dict[str, causal.Column], dict[str, list[int]]]:
+    """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time.
+
+    Also returns the orders in which the subspace curve takes the domains' directions.
+    """
+    directions = read_directions(
+        residuals, {name: sites.own[name].site for name in job.domains}, sites.common.site, job.config.seed
+    )
+    subspace = job.has("subspace")
+    greedy = greedy_order(job, tokens, directions) if subspace else []
     interventions = causal.plan(
-        own,
-        torch.from_numpy(np.stack(common)).float(),
-        torch.from_numpy(principal_components(np.stack(common))).float(),
-        sites.common.site.layer,
-        job.config.sizes,
-        job.config.seed,
-        cross=job.has("cross_domain"),
-        subspace=job.has("subspace"),
+        directions, greedy, job.config.sizes, job.config.seed, cross=job.has("cross_domain"), subspace=subspace
     )
 
     def column(name: str, domain: Domain) -> causal.Column:
         evaluator = Evaluator(
             job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
         )
-        with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain)) as advance:
+        with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain, name)) as advance:
             found: causal.Column = job.folder.stage(
                 f"held_out.{name}",
                 lambda: causal.measure_column(evaluator, name, domain, interventions, advance),
@@ -218,7 +227,23 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
             )
         return found
 
-    return {name: column(name, domain) for name, domain in job.domains.items()}
+    return {name: column(name, domain) for name, domain in job.domains.items()}, causal.orderings(directions, greedy)
+
+
+def greedy_order(job: Job, tokens: list[int], directions: Directions) -> list[int]:
+    """Stage 4a: domains in the order in which ablating one more direction helps most, on selection prompts."""
+    prompts = pooled(job.domains, job.config.sizes.pooled_selection_pairs).harmful
+
+    def mean_scores(sets: list[list[int]]) -> list[float]:
+        what = causal.stacked_ablation([directions.common[some] for some in sets])
+        return scores(job.backend, prompts, tokens, what).mean(dim=1).tolist()
+
+    n = len(job.domains)
+    with job.reporter.stage("subspace order", n):
+        found: list[int] = job.folder.stage(
+            "held_out.order", lambda: greedy_by_effect(n, mean_scores), job.backend.counters
+        )
+    return found
 
 
 def describe_geometry(
@@ -246,6 +271,12 @@ def describe_geometry(
     if not sites.common.passed:
         warnings.append("geometry: no candidate passed on pooled data; the common site is the least bad candidate")
     return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
+
+
+def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
+    """Stage 5b: how much of the difference between both geometries comes from comparing different layers."""
+    own = {name: sites.own[name].site for name in job.domains}
+    return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
 
 
 def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from refusal_bench.leaderboard import derive
+from refusal_bench.leaderboard.causal_tables import causal_faults
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
 from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
@@ -30,7 +31,8 @@ def disagreements(record: Record) -> list[str]:
         faults += cross_domain_faults("results.cross_domain", results.cross_domain, results.tasks)
     if results.subspace is not None:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
-    return faults
+    # What a matrix of another shape would be compared with is not there.
+    return faults or list(causal_faults(record))
 
 
 def site_faults(where: str, site: Site, model: Model) -> Iterator[str]:
