@@ -50,5 +50,5 @@ def _sentence(name: str, shares: list[float | None], intervals: list[Interval | 
     adds = "adds nothing measurable" if not high < 1 else f"adds {1 - shared:.2f} [{1 - high:.2f}, {1 - low:.2f}]"
     return (
         f"{name}: the shared part {enough} (ablating it takes {shared:.2f} [{low:.2f}, {high:.2f}] of what both take); "
-        f"once it is gone the specific part {adds}, alone it takes {specific:.2f}."
+        f"once it is gone the specific part {adds}, alone it takes {round(specific, 2) + 0.0:.2f}."
     )
