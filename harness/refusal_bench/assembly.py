@@ -33,6 +33,7 @@ from refusal_bench.record import (
     TaskInfo,
     TaskResult,
     Tool,
+    Work,
 )
 from refusal_bench.selection import Selected
 from refusal_bench.tasks import Task
@@ -164,9 +165,12 @@ def build_record(
         warnings=_warnings(job, tokens, results) + warnings,
         timings={stage: round(seconds, 3) for stage, seconds in job.folder.timings.items()},
         cost=Cost(
-            forward_passes=job.folder.forward_passes,
-            tokens=job.folder.tokens,
+            forward_passes=sum(passes for passes, _ in job.folder.work.values()),
+            tokens=sum(tokens for _, tokens in job.folder.work.values()),
             peak_memory_bytes=job.backend.counters.peak_memory_bytes(),
+            stages={stage: Work(forward_passes=p, tokens=t) for stage, (p, t) in job.folder.work.items()},
+            rows_per_batch=job.backend.room.rows,
+            tokens_per_batch=job.backend.room.tokens,
         ),
     )
 

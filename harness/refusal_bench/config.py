@@ -126,11 +126,11 @@ FULL = Sizes(
     max_train_pairs=128,
     max_held_out_pairs=100,
     pooled_selection_pairs=30,
-    n_random_directions=10,
+    n_random_directions=4,
     n_scored_random_directions=20,
     n_bootstrap=2000,
     n_splits=100,
-    max_new_tokens=48,
+    max_new_tokens=32,
 )
 QUICK = Sizes(
     direction_share=2 / 3,

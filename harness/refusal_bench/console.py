@@ -97,6 +97,8 @@ def _directions(record: Record, console: Console) -> None:
     for name, task in record.results.tasks.items():
         if task.reason:
             console.print(Text(visible(f"{name}: {task.reason}")))
+    if work := words.selection_work([task.selection for task in record.results.tasks.values()]):
+        console.print(Text(work, style="dim"))
 
 
 def _refusal(record: Record, console: Console) -> None:

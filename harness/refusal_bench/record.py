@@ -172,6 +172,10 @@ class Selection(Frozen):
     """Filter: number of candidates it removed."""
     n_prompts: int
     """Harmful and as many harmless prompts of the selection split."""
+    tokens: int | None = None
+    """Tokens through the blocks that the selection took."""
+    tokens_exhaustive: int | None = None
+    """Tokens of bypass, induce and KL for every candidate on every prompt, in full."""
     table: list[Candidate]
     """Every candidate that was evaluated."""
     screen: Screen | None = None
@@ -526,6 +530,15 @@ class Results(Frozen):
     """What comparing directions of different layers does to the cosines; null where geometry is."""
 
 
+class Work(Frozen):
+    """Work of one stage."""
+
+    forward_passes: int
+    """Calls of the model."""
+    tokens: int
+    """Tokens through the blocks."""
+
+
 class Cost(Frozen):
     """What it took."""
 
@@ -535,6 +548,12 @@ class Cost(Frozen):
     """Tokens through the blocks."""
     peak_memory_bytes: int
     """Peak resident memory of the process, or peak GPU memory."""
+    stages: dict[str, Work] | None = None
+    """The same by stage, as in `timings`."""
+    rows_per_batch: int | None = None
+    """Most rows in a batch at the end of the run: halved whenever memory ran out."""
+    tokens_per_batch: int | None = None
+    """Most tokens in a batch without decoding, likewise."""
 
 
 class Record(Frozen):
