@@ -55,4 +55,4 @@ def test_it_holds_tasks_datasets_adapter_and_types(installed, tmp_path):
         "(demo.adapter_folder() / 'adapter_model.safetensors').exists())"
     )
     done = subprocess.run([installed, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True", "5", "True", "True"], done.stdout + done.stderr
+    assert done.stdout.split() == ["True", "7", "True", "True"], done.stdout + done.stderr
