@@ -88,6 +88,13 @@ class Add:
 Intervention = Ablate | Add
 
 
+def stacked_ablation(bases: Sequence[Float[Tensor, "k d_model"]]) -> Ablate:
+    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing."""
+    spans = [Ablate.span(basis).basis[0] for basis in bases]
+    widest = max(map(len, spans))
+    return Ablate(torch.stack([torch.nn.functional.pad(span, (0, 0, 0, widest - len(span))) for span in spans]))
+
+
 def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     # float64: the square of a small or large float32 would round to zero or infinity.
     norms = directions.double().norm(dim=-1, keepdim=True)

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from refusal_bench import causal, outputs
 from refusal_bench.assembly import build_record, direction_status, task_result
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.calibration.planted_world import Instruction
-from refusal_bench.causal.directions import Directions, read_directions
-from refusal_bench.causal.orderings import greedy_by_effect
+from refusal_bench.causal.directions import read_directions
+from refusal_bench.causal.mixed import MixedPrompts, measure_mixed, mixed_task, planted_mixtures, render_mixed
+from refusal_bench.causal.mixed import mixed as summarise_mixed
+from refusal_bench.causal.orderings import greedy_order
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
@@ -36,9 +38,9 @@ from refusal_bench.observation import Residuals, find_refusal_tokens, read_resid
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
 from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
-from refusal_bench.record_causal import SiteEffect
+from refusal_bench.record_causal import Mixed, SiteEffect
 from refusal_bench.run_folder import RunFolder, check_writable, open_run
-from refusal_bench.selection import Selected, SelectionData, scores, select
+from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
 
@@ -55,6 +57,8 @@ class Job:
     domains: Mapping[str, Domain]
     folder: RunFolder
     reporter: Reporter
+    mixed: MixedPrompts | None = None
+    """Prompts of two of the domains."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -74,6 +78,16 @@ class Sites:
     common: Selected
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What stage 4 measured."""
+
+    columns: dict[str, causal.Column]
+    orders: dict[str, list[int]]
+    """In which order the subspace curve takes the domains' directions."""
+    mixed: Mixed | None
+
+
 def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     """Measure one model; return its record and the run's folder.
 
@@ -85,31 +99,38 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
     reporter.note(f"loading {config.model} ...")
-    model = load_model(config, planted_prompts(tasks))
+    both = mixed_task(config, tasks)
+    model = load_model(config, planted_prompts(tasks) | planted_mixtures(both, tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
+    mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
+    known = [*tasks.values(), *([mixed.task] if mixed else [])]
     backend = HookBackend(model)
-    with open_run(config.out / model_slug(model.id), _run_key(config, model, tasks), resume=config.resume) as folder:
+    with open_run(config.out / model_slug(model.id), _run_key(config, model, known), resume=config.resume) as folder:
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
-        job = Job(config, backend, domains, folder, reporter)
+        job = Job(config, backend, domains, folder, reporter, mixed)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
         sites = select_sites(job, tokens["tokens"], residuals)
         status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
         curves = describe_layers(job, tokens["tokens"], residuals, sites)
-        columns, orders = measure(job, tokens["tokens"], residuals, sites)
+        held_out = measure(job, tokens["tokens"], residuals, sites)
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
-                name: task_result(config, domain, status[name], sites, name, columns[name], residuals, curves.get(name))
+                name: task_result(
+                    config, domain, status[name], sites, name, held_out.columns[name], residuals, curves.get(name)
+                )
                 for name, domain in domains.items()
             },
             geometry=common,
             geometry_own_site=own_site,
-            cross_domain=causal.cross_domain(columns, common, model.n_layers, config.sizes, config.seed)
+            cross_domain=causal.cross_domain(
+                held_out.columns, common, held_out.mixed, model.n_layers, config.sizes, config.seed
+            )
             if job.has("cross_domain")
             else None,
-            subspace=causal.subspace(columns, orders, config.sizes.n_bootstrap, config.seed)
+            subspace=causal.subspace(held_out.columns, held_out.orders, config.sizes.n_bootstrap, config.seed)
             if job.has("subspace")
             else None,
             depth=causal.depth(residuals, list(domains), sites.common.site.position)
@@ -118,7 +139,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             site_effect=None if common is None else site_effect(job, residuals, sites),
         )
         record = build_record(job, tasks, tokens, train_scores, results, warnings)
-        outputs.write(record, job, residuals, train_scores, columns)
+        outputs.write(record, job, residuals, train_scores, held_out.columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)
         folder.finish()
@@ -199,18 +220,20 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
     return {name: curves(name, domain, sites.own[name].site) for name, domain in job.domains.items()}
 
 
-def measure(
-    job: Job, tokens: list[int], residuals: Residuals, sites: Sites
-) -> tuple[dict[str, causal.Column], dict[str, list[int]]]:
-    """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time.
-
-    Also returns the orders in which the subspace curve takes the domains' directions.
-    """
+def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> HeldOut:
+    """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time."""
     directions = read_directions(
         residuals, {name: sites.own[name].site for name in job.domains}, sites.common.site, job.config.seed
     )
-    subspace = job.has("subspace")
-    greedy = greedy_order(job, tokens, directions) if subspace else []
+    subspace, prompts = job.has("subspace"), pooled(job.domains, job.config.sizes.pooled_selection_pairs).harmful
+    greedy: list[int] = []
+    if subspace:
+        with job.reporter.stage("subspace order", len(prompts)):
+            greedy = job.folder.stage(
+                "held_out.order",
+                lambda: greedy_order(job.backend, prompts, tokens, directions.common),
+                job.backend.counters,
+            )
     interventions = causal.plan(
         directions, greedy, job.config.sizes, job.config.seed, cross=job.has("cross_domain"), subspace=subspace
     )
@@ -227,23 +250,25 @@ def measure(
             )
         return found
 
-    return {name: column(name, domain) for name, domain in job.domains.items()}, causal.orderings(directions, greedy)
+    columns = {name: column(name, domain) for name, domain in job.domains.items()}
+    return HeldOut(columns, causal.orderings(directions, greedy), measure_mixtures(job, tokens, interventions, columns))
 
 
-def greedy_order(job: Job, tokens: list[int], directions: Directions) -> list[int]:
-    """Stage 4a: domains in the order in which ablating one more direction helps most, on selection prompts."""
-    prompts = pooled(job.domains, job.config.sizes.pooled_selection_pairs).harmful
-
-    def mean_scores(sets: list[list[int]]) -> list[float]:
-        what = causal.stacked_ablation([directions.common[some] for some in sets])
-        return scores(job.backend, prompts, tokens, what).mean(dim=1).tolist()
-
-    n = len(job.domains)
-    with job.reporter.stage("subspace order", n):
-        found: list[int] = job.folder.stage(
-            "held_out.order", lambda: greedy_by_effect(n, mean_scores), job.backend.counters
+def measure_mixtures(
+    job: Job, tokens: list[int], interventions: causal.Interventions, columns: Mapping[str, causal.Column]
+) -> Mixed | None:
+    """Stage 4b: prompts of two domains under the domains' ablations; None where there are none."""
+    prompts = job.mixed
+    if prompts is None:
+        return None
+    evaluator = Evaluator(job.backend, tuple(tokens), job.config.sizes.max_new_tokens)
+    with job.reporter.stage("held-out: mixed", prompts.n_rows(len(job.domains))) as advance:
+        found = job.folder.stage(
+            "held_out.mixed",
+            lambda: measure_mixed(evaluator, prompts, interventions, advance),
+            job.backend.counters,
         )
-    return found
+    return summarise_mixed(found, prompts, interventions, columns, job.config.sizes.n_bootstrap, job.config.seed)
 
 
 def describe_geometry(
@@ -279,13 +304,13 @@ def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
     return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
 
 
-def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
+def _run_key(config: RunConfig, model: ChatModel, tasks: Sequence[Task]) -> str:
     return config.key(
         weights=model.weights_sha256,
         adapter=model.adapter_sha256 or "",
         head=model.template.head_sha256,
         save_completions=str(config.save_completions),
-        tasks=",".join(task.sha256 for task in tasks.values()),
+        tasks=",".join(task.sha256 for task in tasks),
     )
 
 

@@ -20,7 +20,7 @@ from refusal_bench.record_causal import (
     Depth,
     Dose,
     Effects,
-    Mixture,
+    Mixed,
     Parts,
     SiteEffect,
     TransferSummary,
@@ -486,8 +486,8 @@ class CrossDomain(Frozen):
     """Dose response of each domain's own direction."""
     dependence: Dependence | None = None
     """Representational dependence at the common site."""
-    mixed: list[Mixture] | None = None
-    """Prompts that belong to two of the domains; null without such a task."""
+    mixed: Mixed | None = None
+    """Prompts that belong to two of the domains; null where there are none."""
 
 
 class Subspace(Frozen):

@@ -219,36 +219,63 @@ class SiteEffect(Frozen):
 
 
 class MixtureModel(Frozen):
-    """How well single-domain effects predict a mixed prompt's score under one ablation."""
+    """How well single-domain scores predict the scores of prompts of two domains, without anything fitted."""
 
     name: str
     """`additive`, `maximum` or `shared`; docs/causal.md defines each."""
     mean_abs_error: float
-    """Mean over prompts and interventions, nats."""
-    mean_abs_error_ci95: Interval
+    """Mean over prompts and rows, nats."""
+    mean_abs_error_ci95: Interval | None
     """Bootstrap over prompts."""
     r2: float | None
-    """Explained share of the scores' variance over prompts and interventions; null without variance."""
+    """Explained share of the scores' variance over prompts and rows; null without variance."""
 
 
-class Mixture(Frozen):
-    """Held-out prompts that belong to two domains at once."""
+class MixedPair(Frozen):
+    """Harmful held-out prompts that belong to the same two domains."""
 
     domains: tuple[str, str]
     """Which two."""
     n: int
-    """Harmful prompts."""
-    rows: list[str]
-    """`none`, both domains, `both`, `shared`, the other domains."""
+    """Prompts."""
+    n_refused: int
+    """Prompts with a positive score without intervention."""
     score: list[float | None]
-    """Mean score with that row ablated."""
+    """Mean score, one a row of `Mixed.rows`."""
     score_ci95: list[Interval | None]
     """Bootstrap over prompts."""
     opened: list[float | None]
-    """Share of refused prompts (score above 0) whose score falls below 0."""
-    opened_ci95: list[Interval | None]
+    """Share of the refused prompts whose score the row takes to 0 or below; null where none is refused."""
+
+
+class Mixed(Frozen):
+    """Prompts of two domains: which ablations open them, and what single domains foretell of them."""
+
+    task: str
+    """Task of the prompts."""
+    version: str
+    """Its version."""
+    sha256: str
+    """SHA-256 over its checksums."""
+    rows: list[str]
+    """`none`, every domain's direction, `both` (the span of the prompt's two), `shared`."""
+    n: int
+    """Harmful prompts both of whose domains are in the run, and as many harmless twins."""
+    n_refused: int
+    """Harmful ones with a positive score without intervention."""
+    harmless_score: float | None
+    """Mean score of the harmless twins without intervention."""
+    pairs: list[MixedPair]
+    """By pair of domains."""
+    opened_by_one: float | None
+    """Share of refused prompts that the direction of one of their two domains opens alone."""
+    opened_by_one_ci95: Interval | None
+    """Wilson interval."""
+    both_needed: float | None
+    """Share of refused prompts that neither opens alone and both together do."""
+    both_needed_ci95: Interval | None
     """Wilson interval."""
     models: list[MixtureModel]
-    """Best first."""
+    """Smallest error first; empty where no prompt is refused."""
     sentence: str
     """The finding in words."""

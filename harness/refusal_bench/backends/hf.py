@@ -63,7 +63,9 @@ class Room:
         if device.type != "cuda":
             return Room(rows=96, tokens=2048, decoding_tokens=8192)
         config = model.module.config.get_text_config()
-        numbers = 2 * model.n_layers * model.d_model + 8 * (model.d_model + getattr(config, "intermediate_size", 0) or 0)
+        numbers = 2 * model.n_layers * model.d_model + 8 * (
+            model.d_model + getattr(config, "intermediate_size", 0) or 0
+        )
         free, _ = torch.cuda.mem_get_info(device)
         # A row's logits are held in float32 about three times.
         tokens = _power_of_two(free / 4 / (numbers * model.module.dtype.itemsize), 256, 65536)

@@ -32,6 +32,8 @@ class Instruction(NamedTuple):
 
     task: str
     harmful: bool
+    also: str | None = None
+    """A second task whose harm the prompt carries as well."""
 
 
 @dataclass(frozen=True, eq=False)

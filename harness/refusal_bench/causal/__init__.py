@@ -10,7 +10,7 @@ from refusal_bench.causal.column import Column, Observation, measure_column, n_r
 from refusal_bench.causal.curves import subspace
 from refusal_bench.causal.depth import depth
 from refusal_bench.causal.matrices import cross_domain
-from refusal_bench.causal.rows import Interventions, orderings, plan, stacked_ablation
+from refusal_bench.causal.rows import Interventions, orderings, plan
 from refusal_bench.causal.sites import site_effect
 from refusal_bench.causal.transfer import ONE_IN_EFFECT
 
@@ -26,6 +26,5 @@ __all__ = [
     "orderings",
     "plan",
     "site_effect",
-    "stacked_ablation",
     "subspace",
 ]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from refusal_bench.causal.dependence import dependence
-from refusal_bench.causal.rows import Interventions, stacked_ablation
+from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Ablate, Add, stacked_ablation
 from refusal_bench.prompts import Domain
 
 Observation = dict[str, Any]

@@ -22,10 +22,16 @@ from refusal_bench.config import Sizes
 from refusal_bench.metrics.refusal import finite_mean, refusal_rate
 from refusal_bench.metrics.statistics import UNSCORED, holm, mcnemar_exact, nullable, percentile_interval
 from refusal_bench.record import CausalMatrix, Control, ControlPair, Controls, CrossDomain, Geometry, Interval
+from refusal_bench.record_causal import Mixed
 
 
 def cross_domain(
-    columns: Mapping[str, Column], geometry: Geometry | None, n_layers: int, sizes: Sizes, seed: int
+    columns: Mapping[str, Column],
+    geometry: Geometry | None,
+    mixed: Mixed | None,
+    n_layers: int,
+    sizes: Sizes,
+    seed: int,
 ) -> CrossDomain:
     """Assemble all tables; row and column order is that of `columns`. Clusters and cosines are those of `geometry`."""
     names = list(columns)
@@ -59,6 +65,7 @@ def cross_domain(
         parts={name: parts(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
         dose={name: dose(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
         dependence=dependence_matrix(columns, n_layers, sizes.n_bootstrap, seed),
+        mixed=mixed,
     )
 
 

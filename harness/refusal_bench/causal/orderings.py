@@ -7,6 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
+
+from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.interventions import stacked_ablation
+from refusal_bench.selection import scores
 
 
 def mincos(directions: Float[ndarray, "n d_model"]) -> list[int]:
@@ -39,6 +44,22 @@ def greedy_by_effect(n: int, score: Callable[[list[list[int]]], Sequence[float]]
         found = score([[*order, i] for i in left]) if len(left) > 1 else [0.0]
         order.append(left[int(np.argmin(found))])
     return order
+
+
+def greedy_order(
+    backend: HookBackend,
+    prompts: Sequence[Prompt],
+    refusal_tokens: Sequence[int],
+    directions: Float[Tensor, "n d_model"],
+) -> list[int]:
+    """`greedy_by_effect` on harmful prompts, which must not be held-out ones."""
+
+    def score(sets: list[list[int]]) -> list[float]:
+        what = stacked_ablation([directions[some] for some in sets])
+        found: list[float] = scores(backend, prompts, refusal_tokens, what).mean(dim=1).tolist()
+        return found
+
+    return greedy_by_effect(len(directions), score)
 
 
 def orthonormal(vectors: Float[ndarray, "k d_model"]) -> Float[ndarray, "k d_model"]:

@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from refusal_bench.causal.directions import Directions
 from refusal_bench.causal.orderings import mincos, orthonormal
 from refusal_bench.config import Sizes
-from refusal_bench.interventions import Ablate, Add, Intervention
+from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
 from refusal_bench.metrics.geometry import principal_components
 from refusal_bench.prompts import name_seed
 
@@ -128,13 +128,6 @@ def plan(
 def orderings(directions: Directions, greedy: Sequence[int]) -> dict[str, list[int]]:
     """Orders in which the domains' own directions are ablated together."""
     return {"mincos": mincos(directions.common.numpy()), "greedy": list(greedy)}
-
-
-def stacked_ablation(bases: Sequence[Float[Tensor, "k d_model"]]) -> Ablate:
-    """Ablate several subspaces side by side; smaller ones are filled up with zero rows, which project nothing."""
-    spans = [Ablate.span(basis).basis[0] for basis in bases]
-    widest = max(map(len, spans))
-    return Ablate(torch.stack([pad(span, (0, 0, 0, widest - len(span))) for span in spans]))
 
 
 def _own_batches(directions: Directions, domain: int, name: str) -> tuple[Batch, ...]:

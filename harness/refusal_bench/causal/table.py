@@ -18,7 +18,6 @@ UNDER = {
     "dose_ablated_harmless": "ablated_share",
     "affine_harmful": "ablated_to_mean",
     "affine_harmless": "ablated_to_mean",
-    "mixed": "ablated",
 }
 """What is done to the model in each batch of rows."""
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, long, ordered, same, shaped, symmetric
-from refusal_bench.metrics.statistics import holm
+from refusal_bench.metrics.statistics import holm, wilson_interval
 from refusal_bench.record import CausalMatrix, CrossDomain, Geometry, Matrix, Record, Subspace
 from refusal_bench.record_causal import (
     Curve,
@@ -18,6 +18,7 @@ from refusal_bench.record_causal import (
     Depth,
     DoseCurve,
     Effects,
+    Mixed,
     Parts,
     ScoredRows,
     SiteEffect,
@@ -46,6 +47,8 @@ def causal_faults(record: Record) -> Iterator[str]:
         for field, given in (("parts", cross.parts), ("dose", cross.dose)):
             if given is not None and set(given) != set(cross.domains):
                 yield f"{where}.{field} names other domains than {where}.domains"
+        if cross.mixed is not None:
+            yield from _mixed_faults(f"{where}.mixed", cross.mixed, cross.domains)
         if cross.dependence is not None:
             yield from _dependence_faults(f"{where}.dependence", cross.dependence)
     if results.subspace is not None and results.subspace.curves is not None:
@@ -165,6 +168,32 @@ def _dose_faults(where: str, curve: DoseCurve, before: tuple[float | None, float
     yield from same(f"{where}.harmless[{place}]", curve.harmless[place], before[1], "the baseline")
     yield from in_range(f"{where}.half_effect", curve.half_effect, 0, curve.dose[-1])
     yield from ordered(f"{where}.half_effect_ci95", curve.half_effect_ci95, 0, curve.dose[-1])
+
+
+def _mixed_faults(where: str, mixed: Mixed, domains: list[str]) -> Iterator[str]:
+    yield from same(f"{where}.n", mixed.n, sum(pair.n for pair in mixed.pairs), "its pairs")
+    yield from same(f"{where}.n_refused", mixed.n_refused, sum(pair.n_refused for pair in mixed.pairs), "its pairs")
+    for pair in mixed.pairs:
+        at = f"{where}.pairs.{'+'.join(pair.domains)}"
+        if not set(pair.domains) <= set(domains):
+            yield f"{at} names a domain that is not in the run"
+        for field in ("score", "score_ci95", "opened"):
+            yield from long(f"{at}.{field}", getattr(pair, field), len(mixed.rows))
+        for share in pair.opened:
+            yield from in_range(f"{at}.opened", share, 0, 1)
+        yield from in_range(f"{at}.n_refused", pair.n_refused, 0, pair.n)
+    for field in ("opened_by_one", "both_needed"):
+        share, interval = getattr(mixed, field), getattr(mixed, f"{field}_ci95")
+        count = None if share is None else share * mixed.n_refused
+        if count is not None and abs(count - round(count)) > 1e-6:
+            yield f"{where}.{field} is {share}, not a share of {mixed.n_refused} prompts"
+        elif count is not None:
+            yield from same(
+                f"{where}.{field}_ci95", interval, wilson_interval(round(count), mixed.n_refused), "its share"
+            )
+    errors = [model.mean_abs_error for model in mixed.models]
+    if errors != sorted(errors):
+        yield f"{where}.models are not in order of their error"
 
 
 def _dependence_faults(where: str, found: Dependence) -> Iterator[str]:
