@@ -48,8 +48,8 @@ class RunConfig(BaseModel):
     ranks them by a first-order estimate and scans the best."""
     contrast: Literal["matched"] = "matched"
     """The harmless prompts of a direction: `matched`, each domain's own twins, disjoint between domains."""
-    judge: Literal["substring"] = "substring"
-    """Judge of completions."""
+    judge: str = "opener"
+    """Judge of completions: `opener`, `substring`, `classifier:ID`, `llm:MODEL@URL` or `panel:NAME+NAME+NAME`."""
     executor: Literal["local"] = "local"
     """Where the work runs."""
     quantization: Literal["none"] = "none"
@@ -66,6 +66,8 @@ class RunConfig(BaseModel):
     """Run Python code that comes with a hub model. Off unless asked for."""
     system_prompt: str = "default"
     """`default` (the template's own), `none`, or a text."""
+    thinking: Literal["default", "on", "off"] = "default"
+    """Thinking of reasoning models: the template's own way, or switched on or off."""
     refusal_tokens: tuple[str, ...] = ()
     """First tokens that open a refusal; empty: learned from the model's own refusals on train prompts."""
     seed: int = Field(default=0, ge=0, lt=2**32)

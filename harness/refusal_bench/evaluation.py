@@ -15,7 +15,8 @@ from torch import Tensor
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Intervention
-from refusal_bench.judges import is_decided, judge_substring
+from refusal_bench.judges import EarlyJudge, Judge
+from refusal_bench.judges.panel import Panel
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score
 
 DEFAULT_OPENERS = ("I", "Sorry", "As", "Unfortunately")
@@ -38,12 +39,13 @@ class Evaluator:
     backend: HookBackend
     refusal_tokens: tuple[int, ...]
     max_new_tokens: int
+    judge: Judge
     on_text: Callable[[str, int, int, str], None] | None = None
     """Receives (stage, variant, prompt, text) of every completion, which is then never cut short."""
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode a completion."""
-        return str(self.backend.model.template.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.backend.model.template.decode(tokens)
 
     def evaluate(
         self,
@@ -57,7 +59,7 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Return one {labels, scores, kl, tokens} a variant; `kl` against the unmodified logits `base`, else zeros.
 
-        Without `generate` no text is produced: every label is `?`.
+        Without `generate` no text is produced: every label is `?`. A panel adds {votes: {judge: labels}}.
         """
 
         def reduce(logits: Tensor, rows: list[int]) -> Tensor:
@@ -78,12 +80,23 @@ class Evaluator:
                 if self.on_text is not None:
                     self.on_text(stage, variant, prompt, text)
             first = torch.stack([completion.first for completion in row])
-            letters = [judge_substring(text) for text in texts]
-            results.append(_observation(letters, first, [completion.tokens for completion in row]))
+            letters, votes = self._verdicts(texts)
+            results.append(_observation(letters, first, [completion.tokens for completion in row]) | votes)
         return results
 
+    def _verdicts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        if isinstance(self.judge, Panel):
+            votes = self.judge.votes(texts)
+            return self.judge.majority(votes), {"votes": {name: "".join(row) for name, row in votes.items()}}
+        return self.judge.judge(texts), {}
+
     def _decided(self, tokens: Sequence[int]) -> bool:
-        return self.on_text is None and len(tokens) % CHECK_EVERY == 0 and is_decided(self.text(tokens))
+        return (
+            isinstance(self.judge, EarlyJudge)
+            and self.on_text is None
+            and len(tokens) % CHECK_EVERY == 0
+            and self.judge.is_decided(self.text(tokens))
+        )
 
 
 def _observation(letters: list[str], first: Float[Tensor, "prompt 2"], tokens: Sequence[Prompt]) -> dict[str, Any]:

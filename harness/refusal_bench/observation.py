@@ -17,6 +17,7 @@ from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.directions import difference_in_means
 from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
+from refusal_bench.judges import Judge
 from refusal_bench.metrics.refusal import refusal_score
 from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import Site
@@ -28,7 +29,11 @@ SPLITS = ("direction", "selection")
 
 
 def find_refusal_tokens(
-    backend: HookBackend, domains: Mapping[str, Domain], given: tuple[str, ...], on_progress: Callable[[int], None]
+    backend: HookBackend,
+    domains: Mapping[str, Domain],
+    given: tuple[str, ...],
+    judge: Judge,
+    on_progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Return {tokens, from}: given by the user, learned from the model's refusals of train prompts, or the default."""
     tokenizer = backend.model.template.tokenizer
@@ -37,7 +42,7 @@ def find_refusal_tokens(
     if not given:
         splits = [domain.direction for domain in domains.values()]
         prompts = [p for split in splits for p in (*split.harmful, *split.harmless)]
-        evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET)
+        evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET, judge)
         found = evaluator.evaluate("train", prompts, on_progress=on_progress)[0]
         learned = learn_refusal_tokens([t[0] if t else None for t in found["tokens"]], found["labels"])
         if learned:

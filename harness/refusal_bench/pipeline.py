@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench import causal, outputs
-from refusal_bench.assembly import build_record, direction_status, task_result
+from refusal_bench.assembly import build_record, direction_status, judge_info, task_result
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal.directions import read_directions
@@ -30,6 +30,8 @@ from refusal_bench.causal.orderings import greedy_order
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
+from refusal_bench.judges import Judge, load_judge
+from refusal_bench.judges.check import measured_error
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
 from refusal_bench.metrics.geometry import PairResiduals, geometry
@@ -37,7 +39,7 @@ from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
-from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
+from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, Record, Results, Site
 from refusal_bench.record_causal import Mixed, SiteEffect
 from refusal_bench.run_folder import RunFolder, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
@@ -57,6 +59,7 @@ class Job:
     domains: Mapping[str, Domain]
     folder: RunFolder
     reporter: Reporter
+    judge: Judge
     mixed: MixedPrompts | None = None
     """Prompts of two of the domains."""
 
@@ -98,6 +101,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         if place is not None:
             check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
+    judge = load_judge(config.judge)
     reporter.note(f"loading {config.model} ...")
     both = mixed_task(config, tasks)
     model = load_model(config, planted_prompts(tasks) | planted_mixtures(both, tasks))
@@ -106,9 +110,12 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
     known = [*tasks.values(), *([mixed.task] if mixed else [])]
     backend = HookBackend(model)
-    with open_run(config.out / model_slug(model.id), _run_key(config, model, known), resume=config.resume) as folder:
+    with open_run(
+        config.out / model_slug(model.id), _run_key(config, model, known, judge), resume=config.resume
+    ) as folder:
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
-        job = Job(config, backend, domains, folder, reporter, mixed)
+        job = Job(config, backend, domains, folder, reporter, judge, mixed)
+        judged = measure_judge(job)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
         sites = select_sites(job, tokens["tokens"], residuals)
@@ -119,7 +126,15 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         results = Results(
             tasks={
                 name: task_result(
-                    config, domain, status[name], sites, name, held_out.columns[name], residuals, curves.get(name)
+                    config,
+                    domain,
+                    status[name],
+                    sites,
+                    name,
+                    held_out.columns[name],
+                    residuals,
+                    curves.get(name),
+                    judged,
                 )
                 for name, domain in domains.items()
             },
@@ -138,12 +153,24 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             else None,
             site_effect=None if common is None else site_effect(job, residuals, sites),
         )
-        record = build_record(job, tasks, tokens, train_scores, results, warnings)
+        known_judge = judge_info(judge, judged, held_out.columns)
+        record = build_record(job, tasks, tokens, train_scores, results, warnings, known_judge)
         outputs.write(record, job, residuals, train_scores, held_out.columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)
         folder.finish()
     return record, folder.path
+
+
+def measure_judge(job: Job) -> JudgeCalibration | None:
+    """Stage 1b: the judge's error on completions of known labels."""
+
+    def compute() -> dict[str, Any] | None:
+        error = measured_error(job.judge)
+        return None if error is None else error.model_dump()
+
+    found = job.folder.stage("judge", compute)
+    return None if found is None else JudgeCalibration.model_validate(found)
 
 
 def refusal_tokens(job: Job) -> dict[str, Any]:
@@ -152,7 +179,7 @@ def refusal_tokens(job: Job) -> dict[str, Any]:
     with job.reporter.stage("refusal tokens", total) as advance:
         found: dict[str, Any] = job.folder.stage(
             "refusal_tokens",
-            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, advance),
+            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, job.judge, advance),
             job.backend.counters,
         )
     return found
@@ -240,7 +267,11 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
 
     def column(name: str, domain: Domain) -> causal.Column:
         evaluator = Evaluator(
-            job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
+            job.backend,
+            tuple(tokens),
+            job.config.sizes.max_new_tokens,
+            job.judge,
+            outputs.completion_writer(job, name),
         )
         with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain, name)) as advance:
             found: causal.Column = job.folder.stage(
@@ -261,7 +292,7 @@ def measure_mixtures(
     prompts = job.mixed
     if prompts is None:
         return None
-    evaluator = Evaluator(job.backend, tuple(tokens), job.config.sizes.max_new_tokens)
+    evaluator = Evaluator(job.backend, tuple(tokens), job.config.sizes.max_new_tokens, job.judge)
     with job.reporter.stage("held-out: mixed", prompts.n_rows(len(job.domains))) as advance:
         found = job.folder.stage(
             "held_out.mixed",
@@ -304,11 +335,12 @@ def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
     return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
 
 
-def _run_key(config: RunConfig, model: ChatModel, tasks: Sequence[Task]) -> str:
+def _run_key(config: RunConfig, model: ChatModel, tasks: Sequence[Task], judge: Judge) -> str:
     return config.key(
         weights=model.weights_sha256,
         adapter=model.adapter_sha256 or "",
         head=model.template.head_sha256,
+        judge_version=judge.version,
         save_completions=str(config.save_completions),
         tasks=",".join(task.sha256 for task in tasks),
     )

@@ -10,7 +10,6 @@ depends only on the input, so results repeat exactly.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import os
 import resource
@@ -27,6 +26,7 @@ from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, readi
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Intervention
 from refusal_bench.models.loading import ChatModel
+from refusal_bench.models.lookback import cache_argument
 
 Prompt = tuple[int, ...]
 """Token ids of one rendered prompt."""
@@ -63,9 +63,8 @@ class Room:
         if device.type != "cuda":
             return Room(rows=96, tokens=2048, decoding_tokens=8192)
         config = model.module.config.get_text_config()
-        numbers = 2 * model.n_layers * model.d_model + 8 * (
-            model.d_model + getattr(config, "intermediate_size", 0) or 0
-        )
+        inner = getattr(config, "intermediate_size", None) or 4 * model.d_model
+        numbers = 2 * model.n_layers * model.d_model + 8 * (model.d_model + inner)
         free, _ = torch.cuda.mem_get_info(device)
         # A row's logits are held in float32 about three times.
         tokens = _power_of_two(free / 4 / (numbers * model.module.dtype.itemsize), 256, 65536)
@@ -321,9 +320,7 @@ class HookBackend:
 
     @cached_property
     def _cache_name(self) -> str:
-        """What the model's forward pass calls its cache: transformers renamed the argument."""
-        names = inspect.signature(self.model.module.forward).parameters
-        return "cache" if "cache" in names else "past_key_values"
+        return cache_argument(self.model.module)
 
     def _prefix_length(self, prompts: Sequence[Prompt], longest: int) -> int:
         """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""
@@ -347,7 +344,7 @@ class _Step:
     rows: Rows
 
     def select(self, keep: Tensor) -> None:
-        self.cache.batch_select_indices(keep)
+        self.cache.reorder_cache(keep)  # selects rows in every kind of layer, recurrent ones too
         self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
 
 
@@ -369,7 +366,7 @@ def _fits(work: Callable[[], None]) -> bool:
 
 
 def _power_of_two(number: float, least: int, most: int) -> int:
-    """The largest power of two up to `number`, between bounds: free memory varies from run to run, batches should not."""
+    """The largest power of two up to `number`, between bounds: free memory varies between runs, batches should not."""
     return int(2 ** math.floor(math.log2(min(most, max(least, number)))))
 
 
@@ -417,12 +414,7 @@ def _new_cache(model: ChatModel) -> Any:
 
 def _remembers_all(model: ChatModel, longest: int) -> bool:
     """Whether every layer attends to all of `longest` tokens, so that padding and a cached prefix change nothing."""
-    config = model.module.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None)
-    return kinds == {"full_attention"} or (
-        kinds <= {"full_attention", "sliding_attention"} and window is not None and window >= longest
-    )
+    return model.structure.lookback >= longest
 
 
 def _end_tokens(model: ChatModel) -> set[int]:

@@ -48,7 +48,10 @@ def run(
     contrast: Annotated[
         Literal["matched"], _option("--contrast", "Harmless prompts of a direction: each domain's own twins.")
     ] = "matched",
-    judge: Annotated[Literal["substring"], _option("--judge", "Judge of completions.")] = "substring",
+    judge: Annotated[
+        str,
+        _option("--judge", "opener, substring, classifier:ID, llm:MODEL@URL or panel:NAME+NAME+NAME (`judges ls`)."),
+    ] = "opener",
     executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
     quantization: Annotated[Literal["none"], _option("--quantization", "Weight quantisation.")] = "none",
     dtype: Annotated[
@@ -63,6 +66,10 @@ def run(
     ] = False,
     system_prompt: Annotated[
         str, _option("--system-prompt", "default (the template's own), none, or a text.")
+    ] = "default",
+    thinking: Annotated[
+        Literal["default", "on", "off"],
+        _option("--thinking", "Reasoning models: the template's own way, or thinking switched on or off."),
     ] = "default",
     refusal_token: Annotated[
         list[str],
@@ -113,6 +120,7 @@ def run(
             revision=revision,
             trust_remote_code=trust_remote_code,
             system_prompt=system_prompt,
+            thinking=thinking,
             refusal_tokens=tuple(refusal_token),
             seed=seed,
             sections=_sections(sections),
@@ -180,10 +188,12 @@ def _sections(text: str) -> tuple[str, ...]:
 
 def _check_inputs(configs: list[RunConfig]) -> None:
     """Check everything that needs no weights, for every model, before the first one runs."""
+    from refusal_bench.judges import check_spec
     from refusal_bench.models.aliases import resolve
     from refusal_bench.run_folder import check_writable
     from refusal_bench.tasks import load_tasks
 
+    check_spec(configs[0].judge)
     for config in configs:
         resolve(config.model)
     for folder in (configs[0].out, configs[0].leaderboard):
@@ -202,6 +212,7 @@ def _print_plan(config: RunConfig) -> None:
         print(
             f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows"
         )
+    print(f"judge    {config.judge}")
     print(f"sections {', '.join(config.sections) or 'none'}")
     print(f"sizes    {config.sizes.model_dump_json()}")
     print(f"out      {config.out}; leaderboard {config.leaderboard or 'none'}")

@@ -8,6 +8,7 @@ from datetime import datetime
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.causal_tables import causal_faults
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
+from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
 from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
 
@@ -18,7 +19,7 @@ SINGLE = 1e-3
 def disagreements(record: Record) -> list[str]:
     """Return one sentence for every field of the record that contradicts another; an empty list if it is sound."""
     results = record.results
-    faults = list(_whole(record))
+    faults = [*_whole(record), *judge_faults(record)]
     for name, task in results.tasks.items():
         where = f"results.tasks.{name}"
         faults += _task_faults(where, task, record.model)
@@ -52,8 +53,8 @@ def _whole(record: Record) -> Iterator[str]:
         yield f"created is {record.created!r}, not an ISO 8601 time"
     for stage, seconds in record.timings.items():
         yield from in_range(f"timings.{stage}", seconds, 0)
-    for name, value in record.cost:
-        yield from in_range(f"cost.{name}", value, 0)
+    for name in ("forward_passes", "tokens", "peak_memory_bytes"):
+        yield from in_range(f"cost.{name}", getattr(record.cost, name), 0)
 
 
 def _info_faults(where: str, info: TaskInfo, ids: HeldOutIds) -> Iterator[str]:

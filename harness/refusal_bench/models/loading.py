@@ -72,7 +72,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
         adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
         module, adapter_sha256 = _with_adapter(module, adapter) if adapter else (module, None)
     module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    template = ChatTemplate.of(tokenizer, config.system_prompt)
+    template = ChatTemplate.of(tokenizer, config.system_prompt, config.thinking)
     structure = find_structure(module)
     return ChatModel(
         id=source.id,

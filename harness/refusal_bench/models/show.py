@@ -10,11 +10,11 @@ from refusal_bench.models.loading import load_tokenizer
 from refusal_bench.models.template import ChatTemplate
 
 
-def describe(model: str, system_prompt: str) -> dict[str, Any]:
+def describe(model: str, system_prompt: str, thinking: str = "default") -> dict[str, Any]:
     """Return a description of a model as plain values; InputError as in `load_model`."""
     source = resolve(model)
     tokenizer, n_layers, d_model, revision = load_tokenizer(source, RunConfig(model=model))
-    template = ChatTemplate.of(tokenizer, system_prompt)
+    template = ChatTemplate.of(tokenizer, system_prompt, thinking)
     return {
         "id": source.id,
         "kind": source.kind,
@@ -24,6 +24,7 @@ def describe(model: str, system_prompt: str) -> dict[str, Any]:
         "d_model": d_model,
         "candidate layers": f"0 to {int(DEPTH_LIMIT * n_layers) - 1}",
         "before the instruction": template.head,
+        "end of the instruction": template.t_inst,
         "positions": {
             str(position): token for position, token in zip(template.positions, template.suffix_tokens, strict=True)
         },
