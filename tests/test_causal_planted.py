@@ -226,3 +226,29 @@ def test_dependence_is_small_between_clusters_and_positive(study):
     # The stream holds r_j of the prompt's own domain: ablating r_i changes its cosine to r_k by G_ik G_ij.
     assert loss[3, 4] > 3 * loss[0, 3]
     assert np.nanmin(loss) > 0
+
+
+def test_mixed_prompts_follow_the_closed_form_and_the_additive_model(study):
+    """A planted mixture carries a·(r_i + r_j) and one topic."""
+    mixed = study.cross_domain.mixed
+    own_drop = 7.6
+    assert (mixed.n, mixed.n_refused, len(mixed.pairs)) == (65, 65, 10)
+    bases = {name: (UNITS[j],) for j, name in enumerate(STUDY_DOMAINS)} | {"shared": (SHARED,), "none": ()}
+    for pair in mixed.pairs:
+        i, j = (STUDY_DOMAINS.index(name) for name in pair.domains)
+        stream = HARMFUL[[i]] + HARMFUL[[j]]
+        stream[:, 5:] = HARMFUL[i, 5:]
+        for row, score in zip(mixed.rows, pair.score, strict=True):
+            basis = (UNITS[i], UNITS[j]) if row == "both" else bases[row]
+            expected = mean_scores(WORLD, without(stream, *basis) if basis else stream)[0]
+            # Strengths of six or seven prompts: their mean is off by a twentieth.
+            assert abs(score - expected) < 0.12 * 2 * own_drop, (pair.domains, row)
+        assert pair.opened[mixed.rows.index("both")] == 1
+    assert mixed.models[0].name == "additive"
+    assert mixed.models[0].r2 > 0.9
+    alone = {pair.domains: max(pair.opened[mixed.rows.index(name)] for name in pair.domains) for pair in mixed.pairs}
+    for pair, opened in alone.items():  # only alike domains open each other
+        i, j = (STUDY_DOMAINS.index(name) for name in pair)
+        if (UNITS @ UNITS.T)[i, j] < 0.4:
+            assert opened < 0.5
+    assert mixed.opened_by_one + mixed.both_needed == pytest.approx(1)

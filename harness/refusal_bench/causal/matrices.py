@@ -34,6 +34,21 @@ def cross_domain(
     seed: int,
 ) -> CrossDomain:
     """Assemble all tables; row and column order is that of `columns`. Clusters and cosines are those of `geometry`."""
+    found = matrices(columns, sizes, seed)
+    replicates = transfer_replicates(found.baseline, found.ablation, sizes.n_bootstrap, seed)
+    more = {
+        "summary": None if geometry is None else transfer_summary(geometry, found.transfer, replicates, seed),
+        "effects": effects(columns, found.transfer, sizes, seed),
+        "parts": {name: parts(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
+        "dose": {name: dose(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
+        "dependence": dependence_matrix(columns, n_layers, sizes.n_bootstrap, seed),
+        "mixed": mixed,
+    }
+    return found.model_copy(update=more)
+
+
+def matrices(columns: Mapping[str, Column], sizes: Sizes, seed: int) -> CrossDomain:
+    """Rates and transfer alone."""
     names = list(columns)
     baseline = _matrix(
         [[columns[d]["baseline_harmful"] for d in names], [columns[d]["baseline_harmless"] for d in names]]
@@ -42,8 +57,7 @@ def cross_domain(
     addition = _tested(_matrix([[columns[d]["added"][row] for d in names] for row in names]), baseline.labels[1])
     random = [f"random.{i}" for i in range(sizes.n_random_directions)]
     shares = transfer(baseline, ablation)
-    replicates = transfer_replicates(baseline, ablation, sizes.n_bootstrap, seed)
-    intervals = transfer_intervals(shares, replicates)
+    intervals = transfer_intervals(shares, transfer_replicates(baseline, ablation, sizes.n_bootstrap, seed))
     return CrossDomain(
         domains=names,
         baseline=baseline,
@@ -60,12 +74,6 @@ def cross_domain(
         transfer=shares,
         transfer_ci95=intervals,
         verdict=verdict(names, shares, intervals),
-        summary=None if geometry is None else transfer_summary(geometry, shares, replicates, seed),
-        effects=effects(columns, shares, sizes, seed),
-        parts={name: parts(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
-        dose={name: dose(column, name, sizes.n_bootstrap, seed) for name, column in columns.items()},
-        dependence=dependence_matrix(columns, n_layers, sizes.n_bootstrap, seed),
-        mixed=mixed,
     )
 
 
