@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from refusal_bench.calibration.planted import STUDY_DOMAINS, WORLDS
 from refusal_bench.calibration.planted_world import mean_scores, mean_streams
+from refusal_bench.leaderboard.validation import disagreements
+from refusal_bench.record import Record
 
 WORLD = WORLDS["study"]
 HARMFUL, HARMLESS = mean_streams(WORLD)
@@ -210,7 +212,7 @@ def test_the_table_of_scores_holds_what_the_record_averages(planted_run, study):
             if row not in ("random", "permuted"):
                 key = ("none", label, "none") if row == "none" else (under, label, row)
                 expected = [means.loc[(*key, name), "score"] for name in names]
-                assert scores == pytest.approx(expected, abs=1e-9)
+                assert scores == pytest.approx(expected, abs=1e-6)  # a pass with text rounds otherwise
     assert table.groupby(["task", "label", "under", "row", "id"]).size().max() == 1
     harmful = table.label == "harmful"
     assert table[harmful].kl.isna().all()
@@ -252,3 +254,46 @@ def test_mixed_prompts_follow_the_closed_form_and_the_additive_model(study):
         if (UNITS @ UNITS.T)[i, j] < 0.4:
             assert opened < 0.5
     assert mixed.opened_by_one + mixed.both_needed == pytest.approx(1)
+
+
+TAMPERED = [
+    ("cross_domain.ablation.p_value.0.0", 0.5),
+    ("cross_domain.addition.p_holm.1.0", 1e-9),
+    ("cross_domain.summary.within", 0.9),
+    ("cross_domain.summary.rank_correlation", 0.5),
+    ("cross_domain.summary.mantel_p", 1.5),
+    ("cross_domain.effects.ablated_harmful.score.0.0", 1.0),
+    ("cross_domain.effects.ablated_harmful.score.2.1", 1.0),
+    ("cross_domain.effects.ablated_harmful.share.2.1", 0.2),
+    ("cross_domain.effects.ablated_harmless.kl.3.0", -1.0),
+    ("cross_domain.effects.added_harmless.n_directions", [1]),
+    ("cross_domain.effects.fragile", ["gossip"]),
+    ("cross_domain.parts.fraud.share.1.0", 0.5),
+    ("cross_domain.parts.fraud.score.0.0", 0.5),
+    ("cross_domain.dose.fraud.addition.harmless.4", 0.0),
+    ("cross_domain.dose.fraud.ablation.half_effect", 2.0),
+    ("cross_domain.dependence.loss.0.1", 0.5),
+    ("cross_domain.mixed.n_refused", 3),
+    ("cross_domain.mixed.both_needed", 0.123),
+    ("subspace.curves.mincos.share.1", 0.9),
+    ("subspace.curves.greedy.k_for_90", 5),
+    ("depth.parts_at", 3),
+    ("depth.layers.6.cosine.0.1", 0.1),
+    ("site_effect.same_site", 0.1),
+    ("site_effect.own_site", 0.1),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), TAMPERED, ids=[path for path, _ in TAMPERED])
+def test_a_table_that_contradicts_the_record_is_found(planted_run, path, value):
+    record = planted_run("study")[0]
+    assert disagreements(record) == []
+    data = record.model_dump()
+    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place = data["results"]
+    for step in steps:
+        place = place[step]
+    place[last] = value
+    faults = disagreements(Record.model_validate(data))
+    assert any(path.split(".")[-1 if not path[-1].isdigit() else -2] in fault for fault in faults), faults
+    assert all(fault.startswith("results.") for fault in faults)
