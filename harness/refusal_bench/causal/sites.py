@@ -23,7 +23,7 @@ from refusal_bench.prompts import name_seed
 from refusal_bench.record import Site
 from refusal_bench.record_causal import SiteEffect
 
-EQUAL = 1e-3
+EQUAL = 0.01
 """Difference of two mean cosines below which there is nothing to take shares of."""
 
 
