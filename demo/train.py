@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from refusal_bench.judges import judge_substring
+from refusal_bench.judges import load_judge
 from refusal_bench.models import demo
 from refusal_bench.tasks import load_tasks
 from safetensors.torch import load_file, save_file
@@ -115,12 +115,12 @@ def main() -> None:
     model.save_pretrained(options.out)
     finish(options.out)
     merged = model.merge_and_unload()
-    report = {}
+    report, judge = {}, load_judge("opener")
     for name, task in tasks.items():
         for label in ("harmful", "harmless"):
             prompts = [render(tokenizer, row.prompt) for row in task.held_out if row.label == label]
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers(merged, prompts, 24)]
-            report[f"{name} {label}"] = f"{sum(judge_substring(text) == 'R' for text in texts)}/{len(texts)}"
+            report[f"{name} {label}"] = f"{judge.judge(texts).count('R')}/{len(texts)}"
     print(json.dumps(report, indent=1))
 
 

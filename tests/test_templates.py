@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
-from refusal_bench.judges import judge_substring
+from refusal_bench.judges import load_judge
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.show import describe
 from refusal_bench.models.template import ChatTemplate
@@ -364,7 +364,7 @@ def test_completions_read_as_thought_and_answer_in_one_form_and_judges_see_the_a
     template = ChatTemplate.of(family_tokenizer(name), "default", thinking)
     tokens = template.tokenizer(written, add_special_tokens=False)["input_ids"]
     assert template.decode(tokens) == text
-    assert judge_substring(text) == letter
+    assert load_judge("opener").judge([text]) == [letter]
 
 
 def test_thinking_reaches_the_model_and_is_described(tmp_path):

@@ -92,6 +92,7 @@ def task_result(
             n_bootstrap=config.sizes.n_bootstrap,
             seed=config.seed,
             judged=judged,
+            backend=observation.get("backend"),
         )
 
     return TaskResult(
@@ -230,6 +231,8 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
     if tokens["from"] == "default":
         found.append("refusal tokens: the model refuses too rarely to learn its own; the default list is used")
     found += [f"{name}: no direction: {result.reason}" for name, result in results.tasks.items() if result.reason]
+    if results.parity is not None and not results.parity.passed:
+        found.append(f"vLLM: {results.parity.reason}; the hook backend wrote all text")
     for name, domain in job.domains.items():
         if not domain.generate:
             found.append(f"{name}: the task forbids text under intervention; its ablated labels are unscored")

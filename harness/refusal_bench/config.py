@@ -41,8 +41,8 @@ class RunConfig(BaseModel):
     """Direction method: difference in means."""
     backend: Literal["hf"] = "hf"
     """Backend for activations and interventions: Hugging Face models with hooks."""
-    baseline_backend: Literal["hf"] = "hf"
-    """Backend that generates the unmodified completions."""
+    baseline_backend: Literal["hf", "vllm", "openai"] = "hf"
+    """Backend that generates completions: `vllm` those of every condition, `openai` a baseline of its own."""
     selection: Literal["exact", "screened"] = "exact"
     """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full; `screened`
     ranks them by a first-order estimate and scans the best."""

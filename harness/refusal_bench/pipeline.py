@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from refusal_bench import causal, outputs
 from refusal_bench.assembly import build_record, direction_status, judge_info, task_result
+from refusal_bench.backends.availability import check_baseline_backend
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.openai import Endpoint
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal.directions import read_directions
 from refusal_bench.causal.mixed import MixedPrompts, measure_mixed, mixed_task, planted_mixtures, render_mixed
@@ -35,6 +37,7 @@ from refusal_bench.judges.check import measured_error
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
 from refusal_bench.metrics.geometry import PairResiduals, geometry
+from refusal_bench.models.aliases import resolve
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
@@ -43,8 +46,13 @@ from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer
 from refusal_bench.record_causal import Mixed, SiteEffect
 from refusal_bench.run_folder import RunFolder, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.served import serve
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
+from refusal_bench.writing import compare_backends, vllm_engine
+
+if TYPE_CHECKING:
+    from refusal_bench.backends.vllm import VllmBackend
 
 MIN_PAIRS = 4
 """Fewest pairs in a split: with fewer there is nothing to resample or to test."""
@@ -60,6 +68,8 @@ class Job:
     folder: RunFolder
     reporter: Reporter
     judge: Judge
+    writer: VllmBackend | None = None
+    """Writes the text of all conditions in place of `backend`."""
     mixed: MixedPrompts | None = None
     """Prompts of two of the domains."""
 
@@ -103,6 +113,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     tasks = load_tasks(config.tasks, config.tasks_path)
     judge = load_judge(config.judge)
     reporter.note(f"loading {config.model} ...")
+    endpoint = _endpoint(config)
     both = mixed_task(config, tasks)
     model = load_model(config, planted_prompts(tasks) | planted_mixtures(both, tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
@@ -110,11 +121,16 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
     known = [*tasks.values(), *([mixed.task] if mixed else [])]
     backend = HookBackend(model)
-    with open_run(
-        config.out / model_slug(model.id), _run_key(config, model, known, judge), resume=config.resume
-    ) as folder:
+    with (
+        vllm_engine(config, backend, domains, reporter) as engine,
+        open_run(
+            config.out / model_slug(model.id), _run_key(config, model, known, judge, endpoint), resume=config.resume
+        ) as folder,
+    ):
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
-        job = Job(config, backend, domains, folder, reporter, judge, mixed)
+        parity = compare_backends(folder, backend, engine, domains, reporter) if engine is not None else None
+        writer = engine if parity is not None and parity.passed else None
+        job = Job(config, backend, domains, folder, reporter, judge, writer, mixed)
         judged = measure_judge(job)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
@@ -152,6 +168,8 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             if job.has("layers") and len(domains) > 1
             else None,
             site_effect=None if common is None else site_effect(job, residuals, sites),
+            parity=parity,
+            served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
         known_judge = judge_info(judge, judged, held_out.columns)
         record = build_record(job, tasks, tokens, train_scores, results, warnings, known_judge)
@@ -179,7 +197,9 @@ def refusal_tokens(job: Job) -> dict[str, Any]:
     with job.reporter.stage("refusal tokens", total) as advance:
         found: dict[str, Any] = job.folder.stage(
             "refusal_tokens",
-            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, job.judge, advance),
+            lambda: find_refusal_tokens(
+                job.backend, job.domains, job.config.refusal_tokens, job.judge, advance, writer=job.writer
+            ),
             job.backend.counters,
         )
     return found
@@ -272,6 +292,7 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
             job.config.sizes.max_new_tokens,
             job.judge,
             outputs.completion_writer(job, name),
+            job.writer,
         )
         with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain, name)) as advance:
             found: causal.Column = job.folder.stage(
@@ -335,7 +356,20 @@ def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
     return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
 
 
-def _run_key(config: RunConfig, model: ChatModel, tasks: Sequence[Task], judge: Judge) -> str:
+def _endpoint(config: RunConfig) -> Endpoint | None:
+    """The endpoint of a run that asks for one, once it has answered."""
+    name = resolve(config.model).id
+    check_baseline_backend(config.baseline_backend, name)
+    if config.baseline_backend != "openai":
+        return None
+    endpoint = Endpoint.from_environment(name)
+    endpoint.check()
+    return endpoint
+
+
+def _run_key(
+    config: RunConfig, model: ChatModel, tasks: Sequence[Task], judge: Judge, endpoint: Endpoint | None
+) -> str:
     return config.key(
         weights=model.weights_sha256,
         adapter=model.adapter_sha256 or "",
@@ -343,6 +377,7 @@ def _run_key(config: RunConfig, model: ChatModel, tasks: Sequence[Task], judge: 
         judge_version=judge.version,
         save_completions=str(config.save_completions),
         tasks=",".join(task.sha256 for task in tasks),
+        **({"endpoint": endpoint.model} if endpoint is not None else {}),
     )
 
 

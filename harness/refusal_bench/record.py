@@ -207,6 +207,8 @@ class Condition(Frozen):
     """Rate corrected for the judge's measured error (Rogan-Gladen), in [0, 1]; null where that error is unknown."""
     rate_corrected_ci95: Interval | None = None
     """Interval of the corrected rate, the uncertainty of the judge's error included (Lang and Reiczigel 2014)."""
+    backend: Literal["hf", "vllm", "openai"] | None = None
+    """What wrote the judged text; null where no text was written and in records of before 0.3. Scores are from hf."""
 
 
 class HeldOutIds(Frozen):
@@ -519,6 +521,48 @@ class Subspace(Frozen):
     """Domains in the order in which `mincos` and `greedy` take their directions."""
 
 
+class Parity(Frozen):
+    """Whether another backend's next-token log-probabilities are those of the hook backend."""
+
+    backend: Literal["vllm"]
+    """Which one was compared."""
+    passed: bool
+    """Only then does it write the text of all conditions; else the hook backend does."""
+    reason: str | None
+    """Why it did not pass."""
+    n_prompts: int
+    """Prompts compared, of different lengths."""
+    tolerance: float
+    """Largest difference allowed, nats."""
+    max_abs_diff: dict[str, float | None]
+    """Largest difference (nats) unmodified, with a subspace ablated, and with a vector added; null: infinite."""
+
+
+class ServedTask(Frozen):
+    """An endpoint's answers to one task's held-out prompts; they have no scores."""
+
+    harmful: Condition
+    """In the order of the task's `held_out_ids`."""
+    harmless: Condition
+    """In the order of the task's `held_out_ids`."""
+
+
+class Served(Frozen):
+    """Unmodified completions of an endpoint: it may serve other weights or another template, so nothing is contrasted
+    with them."""
+
+    model: str
+    """Name the endpoint was asked for."""
+    prompt_tokens: int
+    """As the endpoint counts them."""
+    completion_tokens: int
+    """As the endpoint counts them."""
+    requests: int
+    """Requests sent, repeated ones included."""
+    tasks: dict[str, ServedTask]
+    """By task name."""
+
+
 class Results(Frozen):
     """Everything measured."""
 
@@ -536,6 +580,10 @@ class Results(Frozen):
     """Geometry of every layer; null for one domain or if the section `layers` was left out."""
     site_effect: SiteEffect | None = None
     """What comparing directions of different layers does to the cosines; null where geometry is."""
+    parity: Parity | None = None
+    """For `--baseline-backend vllm`."""
+    served: Served | None = None
+    """For `--baseline-backend openai`."""
 
 
 class Work(Frozen):

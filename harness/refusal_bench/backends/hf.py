@@ -218,7 +218,7 @@ class HookBackend:
 
     def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
         """Greedy decoding after a prefill; finished rows leave the batch."""
-        ends = _end_tokens(self.model)
+        ends = end_tokens(self.model)
         tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
         alive = torch.arange(len(tokens))
         following = step.logits.argmax(dim=-1).cpu()
@@ -417,7 +417,7 @@ def _remembers_all(model: ChatModel, longest: int) -> bool:
     return model.structure.lookback >= longest
 
 
-def _end_tokens(model: ChatModel) -> set[int]:
+def end_tokens(model: ChatModel) -> set[int]:
     """End-of-sequence ids of the generation config and the tokenizer."""
     configured = getattr(model.module.generation_config, "eos_token_id", None)
     ends = set(configured) if isinstance(configured, list) else {configured}

@@ -36,7 +36,11 @@ def run(
     method: Annotated[Literal["dim"], _option("--method", "Direction method: difference in means.")] = "dim",
     backend: Annotated[Literal["hf"], _option("--backend", "Backend for activations and interventions.")] = "hf",
     baseline_backend: Annotated[
-        Literal["hf"], _option("--baseline-backend", "Backend for unmodified completions.")
+        Literal["hf", "vllm", "openai"],
+        _option(
+            "--baseline-backend",
+            "What writes completions: vllm those of every condition, openai a baseline from an endpoint beside hf's.",
+        ),
     ] = "hf",
     selection: Annotated[
         Literal["exact", "screened"],
@@ -188,6 +192,7 @@ def _sections(text: str) -> tuple[str, ...]:
 
 def _check_inputs(configs: list[RunConfig]) -> None:
     """Check everything that needs no weights, for every model, before the first one runs."""
+    from refusal_bench.backends.availability import check_baseline_backend
     from refusal_bench.judges import check_spec
     from refusal_bench.models.aliases import resolve
     from refusal_bench.run_folder import check_writable
@@ -195,7 +200,7 @@ def _check_inputs(configs: list[RunConfig]) -> None:
 
     check_spec(configs[0].judge)
     for config in configs:
-        resolve(config.model)
+        check_baseline_backend(config.baseline_backend, resolve(config.model).id)
     for folder in (configs[0].out, configs[0].leaderboard):
         if folder is not None:
             check_writable(folder)

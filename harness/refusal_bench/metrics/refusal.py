@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ def condition(
     n_bootstrap: int,
     seed: int,
     judged: JudgeCalibration | None = None,
+    backend: Literal["hf", "vllm", "openai"] | None = None,
 ) -> Condition:
     """Summarise judged labels and log-odds scores of one condition, in the same prompt order.
 
@@ -80,4 +82,5 @@ def condition(
         rate_bounds=rate_bounds(labels),
         rate_corrected=corrected[0] if corrected else None,
         rate_corrected_ci95=corrected[1] if corrected else None,
+        backend=backend,
     )
