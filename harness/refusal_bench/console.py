@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refusal_bench import words
+from refusal_bench.causal_words import causal_facts
 from refusal_bench.leaderboard.rows import Row
 from refusal_bench.record import CrossDomain, Geometry, Interval, Record, Served, Spectrum, Subspace
 from refusal_bench.words import DASH, number, visible
@@ -44,6 +45,12 @@ def print_summary(record: Record, console: Console) -> None:
         _missing(record, "subspace", console)
     else:
         _subspace(results.subspace, console)
+    facts = list(causal_facts(results))
+    if facts:
+        console.print()
+        console.print(Text("What acts, by the refusal score [95 % intervals]", style="bold"))
+    for name, said in facts:
+        _fact(console, name, said)
     _footer(record, console)
 
 

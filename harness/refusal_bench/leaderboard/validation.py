@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from refusal_bench.leaderboard import derive
+from refusal_bench.leaderboard.causal_tables import causal_faults
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
 from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
@@ -33,7 +34,8 @@ def disagreements(record: Record) -> list[str]:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
     if results.served is not None:
         faults += _served_faults("results.served.tasks", results.served, results.tasks)
-    return faults
+    # What a matrix of another shape would be compared with is not there.
+    return faults or list(causal_faults(record))
 
 
 def site_faults(where: str, site: Site, model: Model) -> Iterator[str]:
@@ -53,8 +55,8 @@ def _whole(record: Record) -> Iterator[str]:
         yield f"created is {record.created!r}, not an ISO 8601 time"
     for stage, seconds in record.timings.items():
         yield from in_range(f"timings.{stage}", seconds, 0)
-    for name, value in record.cost:
-        yield from in_range(f"cost.{name}", value, 0)
+    for name in ("forward_passes", "tokens", "peak_memory_bytes"):
+        yield from in_range(f"cost.{name}", getattr(record.cost, name), 0)
 
 
 def _info_faults(where: str, info: TaskInfo, ids: HeldOutIds) -> Iterator[str]:
