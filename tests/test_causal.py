@@ -168,6 +168,13 @@ def test_the_causal_verdict_in_words(shares, says):
     assert verdict(["a", "b"], shares, [[None, None], [None, None]]).startswith(says)
 
 
+def test_a_direction_that_does_nothing_in_its_own_domain_does_not_make_the_others_differ():
+    shares = [[1.0, 0.9, None], [0.95, 1.0, None], [0.1, 0.2, None]]
+    words = verdict(["a", "b", "c"], shares, [[None] * 3] * 3)
+    assert words.startswith("One direction in effect")
+    assert "mean transfer 0.93; c left out, where the own ablation has no effect beyond noise" in words
+
+
 def test_controls_average_over_directions_and_count_only_what_was_scored(columns):
     controls = matrices(columns, QUICK, seed=0).controls
     random, shared = controls.random.ablation, controls.shared.ablation

@@ -80,11 +80,14 @@ def transfer_intervals(shares: Matrix, replicates: Float[ndarray, "replicate n n
 def transfer_summary(
     geometry: Geometry, shares: Matrix, replicates: Float[ndarray, "replicate n n"], seed: int
 ) -> TransferSummary:
-    """Transfer within and between the clusters of the common site's cosines, and how far these cosines foretell it."""
+    """Transfer within and between the clusters of the common site's cosines, and how far these cosines foretell it.
+
+    As in `verdict`, rows of domains without a drop of their own are left out.
+    """
     names = geometry.domains
     table = np.array(shares, dtype=float)
     group = np.array([next(g for g, members in enumerate(geometry.clusters) if name in members) for name in names])
-    off = ~np.eye(len(names), dtype=bool) & np.isfinite(table)
+    off = ~np.eye(len(names), dtype=bool) & np.isfinite(table) & np.isfinite(np.diag(table))[:, None]
     same = np.equal.outer(group, group)
     within, within_ci95 = _mean(table, replicates, off & same)
     between, between_ci95 = _mean(table, replicates, off & ~same)
@@ -136,14 +139,18 @@ def _sentence(
 
 
 def verdict(names: Sequence[str], shares: Matrix, intervals: MatrixOfIntervals) -> str:
-    """Whether the directions act alike, in words."""
-    cells = {(i, j): x for i, row in enumerate(shares) for j, x in enumerate(row) if i != j and x is not None}
+    """Whether the directions act alike, in words; a direction that does nothing in its own domain is none."""
+    acting = [i for i in range(len(names)) if shares[i][i] is not None]
+    cells = {(i, j): x for i in acting for j, x in enumerate(shares[i]) if i != j and x is not None}
     if not cells:
         return "No domain's own ablation has an effect beyond noise, so nothing can transfer."
     i, j = min(cells, key=lambda cell: cells[cell])
     interval = intervals[i][j]
     least = f"{cells[i, j]:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
     mean = f"mean transfer {sum(cells.values()) / len(cells):.2f}"
+    idle = [name for k, name in enumerate(names) if k not in acting]
+    if idle:
+        mean += f"; {', '.join(idle)} left out, where the own ablation has no effect beyond noise"
     if cells[i, j] >= ACTS_ALIKE:
         return (
             f"{ONE_IN_EFFECT}: ablating any domain's direction lowers another domain's refusal score nearly as "
