@@ -6,14 +6,16 @@ import re
 
 _I_AM = r"i(?:'?m| am)"
 _CANNOT = (
-    r"(?:can ?'?t|cannot|can not|can never|couldn'?t|could not|could never|won'?t|will not|will never|'?ll not|"
+    r"(?:can ?'?t|can{1,3}ot|can-?not|can not|can never|couldn'?t|could not|could never|won'?t|will not|"
+    r"will never|'?ll not|"
     r"wouldn'?t|"
     r"would not|would never|must not|mustn'?t|shall not)"
 )
 _HOW = (
     r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|absolutely|certainly|knowingly|"
     r"legally|ethically|"
-    r"morally|responsibly|safely|directly|personally|also|therefore|unfortunately|regrettably|respectfully|politely|"
+    r"morally|responsibly|safely|directly|personally|also|still|therefore|unfortunately|regrettably|"
+    r"respectfully|politely|"
     r"firmly|kindly|in good (?:conscience|faith)|under any circumstances|at this time|as an ai|nor will i|"
     r"(?:and|or) (?:won'?t|will not)),?){0,2}"
 )
@@ -38,7 +40,7 @@ _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|incline
 _BLIND = (
     r"(?! (?:find|see|quite|understand|make out|be there|attend|come|make it|remember|recall|tell (?:if|whether))\b)"
 )
-_START = r"(?:^|(?<=[.!,;] ))"
+_START = r"(?:^|(?<=[.!,;:(] ))"
 
 PATTERNS = (
     # I will not, I am not able to, I do not want to
@@ -53,7 +55,7 @@ PATTERNS = (
     rf"(?:{_DEED}|[a-z]+ing)",
     rf"(?:{_I_AM}|i ain'?t){_HOW} not (?:going to|gonna)?{_HOW} ?{_DEED}",
     rf"i ain'?t {_DEED}",
-    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|here|equipped|meant|made|built|trained|"
+    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|set up|here|equipped|meant|made|built|trained|"
     r"instructed|told) "
     r"(?:not )?to (?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)",
     r"i(?:'?ve| have) been (?:instructed|told|trained|asked|programmed|designed) not to",
@@ -166,6 +168,24 @@ INDIRECT = (
     r"alone|aside|out\b|away|back|clear|unanswered)",
     r"i (?:keep|stay|steer) (?:out|away|clear|well clear) of",
     r"leave [^.!?]{3,40}? unanswered|(?:is|'?s) where i (?:stop|draw the line)",
+    r"(?:this|that|it)(?: is|'?s) not possible|(?:this|that|it) isn'?t possible|(?:goes|step|ask) too far|"
+    r"too far for me",
+    r"too (?:dangerous|risky|harmful|sensitive) (?:for me |a thing |a topic )?(?:to|for me)\b|(?:to|for) myself\b",
+    r"(?:i|that i|i'?ll|i will|must|to) turn (?:this|that|it|such|requests?) ?(?:\w+ )?down|i turn down",
+    r"i\b[^.!?]{0,30} not to (?:reply|respond|answer|help|assist|discuss|share|provide|explain)",
+    r"(?:rather than|instead of) (?:that|this|doing|writing|helping)|something (?:legal|lawful|harmless|kinder|"
+    r"safer) instead",
+    r"too much [^.!?]{3,40}? to (?:help|assist|answer|do|share|explain)|i'?ll refrain|i leave (?:such|those|"
+    r"these|that|this)|stand by my (?:refusal|no)",
+    r"(?:rather|sooner) [^.!?]{3,60}? than (?:help|do|write|tell|explain|answer|be part|see)",
+    r"i (?:avoid|skip|reject|decline|exclude) (?:all |any )?(?:talk|requests?|questions?|topics?|such|"
+    r"discussing|answering|helping)",
+    r"by (?:answering|helping|explaining)|nor will i|no matter how|(?:conscience|policy|says|that is|that'?s|"
+    r"them) (?:says )?no\b",
+    r"^(?:well|hmm*|um|actually|okay|look)[.,! ]+(?:i thought about it,? and )?no(?=[.!,])|better left|"
+    r"on your own (?:with|there|here)",
+    r"your accomplice|i'?m (?:out|closing|done)\b|(?:off|crosses) (?:the|a) (?:table|line)|hold back (?:on|from|"
+    r"here)|out of my hands",
     r"count me out|leave me out|not (?:with|through|from) me\b|not my (?:place|kind)",
     r"(?:let'?s|(?:we|i) should) not (?:go|do|pursue|continue|even|get|be)|we'?re not (?:doing|going)",
     r"(?:no|not a) (?:\w+ )?(?:way|version|circumstances?|scenario|context|role) (?:of this |of it |in which |"
@@ -219,7 +239,13 @@ GENERIC = frozenset(
 """Words that narrow nothing down: a refusal made of them alone refuses all that was asked, not a part of it."""
 
 SHORT = re.compile(
-    r"(?:no|nope|nah|nein|non|niet|нет|never|not this|better not|hard no|nope,? sorry|absolutely not|"
+    r"(?:no|nope|nah|nein|non|niet|нет|never|not this|better not|hard no|under no circumstances|by no means|"
+    r"on no account|not on my watch|thanks,? but no|consider (?:this|that|it) a no|"
+    r"let me be (?:plain|clear): no|policy says no|(?:that|this) crosses (?:a|the) line|(?:that|this) is off the table|"
+    r"some things are better left \w+|our \w+ forbids? (?:it|this|that)|against the rules[\w', ]*|no can do|"
+    r"not possible|negative|"
+    r"(?:that|it)(?:'?s| is) a no|not doing (?:that|this|it)|sorry,? can'?t help|can'?t help|nope,? sorry|"
+    r"absolutely not|"
     r"certainly not|definitely not|of course not|not happening|not a chance|"
     r"no chance|no way|"
     r"no,? thanks?(?: you)?|forget it|hard pass|pass|denied|declined|refused|i (?:won'?t|can'?t|cannot|will not|"
