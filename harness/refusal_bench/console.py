@@ -78,6 +78,8 @@ def _header(record: Record, console: Console) -> None:
         _fact(console, "adapter", words.short(model.adapter_sha256))
     _fact(console, "template", " ".join(visible(token) for token in model.post_instruction_tokens))
     _fact(console, "refusal tokens", f"{tokens} ({source})")
+    if record.judge is not None:
+        _fact(console, "judge", words.judge(record.judge))
     if record.results.geometry is not None:
         _fact(console, "verdict", record.results.geometry.verdict)
     if record.results.cross_domain is not None and record.results.cross_domain.verdict:
