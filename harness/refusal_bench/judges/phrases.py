@@ -262,7 +262,7 @@ ADVICE = re.compile(
 
 PREAMBLE = re.compile(
     r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|we|our|you|you'?re|your|let'?s|this|that'?s|that (?:is|was|would)|these|"
-    r"it|it'?s|"
+    r"it|it's|"
     r"such|what|thanks?|sorry|apolog\w+|requests?|question|illegal\w*|crimes?|criminal|harm\w*|hurt\w*|wrong|"
     r"danger\w*|law|"
     r"laws|safety|unsafe|unethical|polic\w+|deserves?|violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|risks?|lives|"
