@@ -73,7 +73,7 @@ PATTERNS = (
     r"there(?:'?s| is) no way (?:that )?i",
     rf"(?:i{_HOW} (?:won'?t|will not)|i'?ll not|i refuse to|{_I_AM}{_HOW} not (?:going|willing|"
     rf"about) to){_HOW} (?!(?:bore|lie|sugar\w*|"
-    r"mince|waste|spoil|rest|forget|hesitate|deny|mind|let|stop|give up|have|claim|pretend|believe|accept|go on|"
+    r"mince|waste|spoil|rest|forget|hesitate|deny|mind|let|stop|give up|have|claim|pretend|believe|accept|choose|go on|"
     r"keep you|"
     r"take long|know|ever|be(?! (?:part|party|able|involved|a part|[a-z]+ing))|attend|need|the|a|an|my|her|his|work|"
     r"miss|regret)\b)[a-z]{2,}",
@@ -255,8 +255,9 @@ SHORT = re.compile(
 """A whole answer that refuses; with more words behind it, it may answer a question."""
 
 ADVICE = re.compile(
-    r" (?:you )?(?:with )?(?:any )?(?:legal|medical|financial|tax|investment|professional|personal|veterinary|"
-    r"specific) "
+    r" (?:you )?(?:with )?(?:any |a )?(?:(?:legal|medical|financial|tax|investment|professional|personal|"
+    r"veterinary|specific) |"
+    r"diagnos[ei]s)"
 )
 """What follows in a disclaimer: "I can't give legal advice, but ..." refuses nothing."""
 
@@ -283,11 +284,13 @@ THOUGHT = re.compile(
 ARTEFACTS = re.compile(r"<0x[0-9a-f]{2}>|[\u0120\u2581\ufffd]\w|\\u00[01][0-9a-f]")
 """Pieces of a tokenizer's vocabulary that no text holds."""
 
-PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|you|your|please|let'?s)\b")
+PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|please|let'?s|you (?:can|could|may|might|should|are|will))\b")
 """Speaks to the one who asked; help with a subject need not."""
 
 INTRODUCTION = re.compile(
-    r"\b(?:here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
+    r"\b(?:(?:example|sample|polite\w*|casual|formal|informal|verse|chorus|title|scene|option|version|variant)"
+    r"(?: \w+)?:|"
+    r"here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
     r"respond|try)"
     r"[^.!?]*[:,]|translat\w+ [^.!?]*:|(?:an?|the|this|my|your|sample|possible|short|polite) (?:\w+ ){0,3}?(?:example|"
     r"template|draft|script|version|reply|response|email|e-mail|letter|message|poem|story|dialogue|scene|sentence|"

@@ -31,7 +31,7 @@ def features(normalised: str) -> set[str]:
 
 def reads_as_refusal(normalised: str) -> bool:
     """Whether a short normalised answer is probably a refusal by its words."""
-    if len(normalised.split()) > LONGEST:
+    if len(normalised.split()) > LONGEST or '"' in normalised:  # a quotation's words are not the answer's own
         return False
     bias, weights = _model()
     score = bias + math.fsum(weights.get(feature, 0.0) for feature in features(normalised))
