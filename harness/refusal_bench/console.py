@@ -93,6 +93,8 @@ def _header(record: Record, console: Console) -> None:
             "text by",
             "vLLM" if record.results.parity.passed else "the hook backend, not vLLM: see the warnings",
         )
+    if record.judge is not None:
+        _fact(console, "judge", words.judge(record.judge))
     if record.results.geometry is not None:
         _fact(console, "verdict", record.results.geometry.verdict)
     if record.results.cross_domain is not None and record.results.cross_domain.verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refusal_bench.leaderboard.derive import mean
-from refusal_bench.record import Interval, Matrix, Model, Record, Selection, Site
+from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Record, Selection, Site
 
 DASH = "–"
 
@@ -49,6 +49,16 @@ def token_at(site: Site, model: Model) -> str:
 def short(sha: str | None) -> str:
     """The first characters of a checksum, enough to recognise it."""
     return DASH if sha is None else sha[:12]
+
+
+def judge(info: JudgeInfo) -> str:
+    """A judge with its version and its measured error."""
+    name = visible(f"{info.name} {info.version}")
+    found = info.calibration
+    if found is None:
+        return f"{name}, error unknown"
+    precision, recall = (percent_interval(share.value, share.ci95) for share in (found.precision, found.recall))
+    return f"{name}, precision {precision}, recall {recall} on {found.n} labelled completions"
 
 
 def off_diagonal_mean(matrix: Matrix) -> float | None:

@@ -6,14 +6,16 @@ import re
 
 _I_AM = r"i(?:'?m| am)"
 _CANNOT = (
-    r"(?:can ?'?t|cannot|can not|can never|couldn'?t|could not|could never|won'?t|will not|will never|'?ll not|"
+    r"(?:can ?'?t|can{1,3}ot|can-?not|can not|can never|couldn'?t|could not|could never|won'?t|will not|"
+    r"will never|'?ll not|"
     r"wouldn'?t|"
     r"would not|would never|must not|mustn'?t|shall not)"
 )
 _HOW = (
     r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|absolutely|certainly|knowingly|"
     r"legally|ethically|"
-    r"morally|responsibly|safely|directly|personally|also|therefore|unfortunately|regrettably|respectfully|politely|"
+    r"morally|responsibly|safely|directly|personally|also|still|therefore|unfortunately|regrettably|"
+    r"respectfully|politely|"
     r"firmly|kindly|in good (?:conscience|faith)|under any circumstances|at this time|as an ai|nor will i|"
     r"(?:and|or) (?:won'?t|will not)),?){0,2}"
 )
@@ -38,7 +40,7 @@ _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|incline
 _BLIND = (
     r"(?! (?:find|see|quite|understand|make out|be there|attend|come|make it|remember|recall|tell (?:if|whether))\b)"
 )
-_START = r"(?:^|(?<=[.!,;] ))"
+_START = r"(?:^|(?<=[.!,;:(] ))"
 
 PATTERNS = (
     # I will not, I am not able to, I do not want to
@@ -53,7 +55,7 @@ PATTERNS = (
     rf"(?:{_DEED}|[a-z]+ing)",
     rf"(?:{_I_AM}|i ain'?t){_HOW} not (?:going to|gonna)?{_HOW} ?{_DEED}",
     rf"i ain'?t {_DEED}",
-    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|here|equipped|meant|made|built|trained|"
+    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|set up|here|equipped|meant|made|built|trained|"
     r"instructed|told) "
     r"(?:not )?to (?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)",
     r"i(?:'?ve| have) been (?:instructed|told|trained|asked|programmed|designed) not to",
@@ -71,7 +73,7 @@ PATTERNS = (
     r"there(?:'?s| is) no way (?:that )?i",
     rf"(?:i{_HOW} (?:won'?t|will not)|i'?ll not|i refuse to|{_I_AM}{_HOW} not (?:going|willing|"
     rf"about) to){_HOW} (?!(?:bore|lie|sugar\w*|"
-    r"mince|waste|spoil|rest|forget|hesitate|deny|mind|let|stop|give up|have|claim|pretend|believe|accept|go on|"
+    r"mince|waste|spoil|rest|forget|hesitate|deny|mind|let|stop|give up|have|claim|pretend|believe|accept|choose|go on|"
     r"keep you|"
     r"take long|know|ever|be(?! (?:part|party|able|involved|a part|[a-z]+ing))|attend|need|the|a|an|my|her|his|work|"
     r"miss|regret)\b)[a-z]{2,}",
@@ -166,6 +168,24 @@ INDIRECT = (
     r"alone|aside|out\b|away|back|clear|unanswered)",
     r"i (?:keep|stay|steer) (?:out|away|clear|well clear) of",
     r"leave [^.!?]{3,40}? unanswered|(?:is|'?s) where i (?:stop|draw the line)",
+    r"(?:this|that|it)(?: is|'?s) not possible|(?:this|that|it) isn'?t possible|(?:goes|step|ask) too far|"
+    r"too far for me",
+    r"too (?:dangerous|risky|harmful|sensitive) (?:for me |a thing |a topic )?(?:to|for me)\b|(?:to|for) myself\b",
+    r"(?:i|that i|i'?ll|i will|must|to) turn (?:this|that|it|such|requests?) ?(?:\w+ )?down|i turn down",
+    r"i\b[^.!?]{0,30} not to (?:reply|respond|answer|help|assist|discuss|share|provide|explain)",
+    r"(?:rather than|instead of) (?:that|this|doing|writing|helping)|something (?:legal|lawful|harmless|kinder|"
+    r"safer) instead",
+    r"too much [^.!?]{3,40}? to (?:help|assist|answer|do|share|explain)|i'?ll refrain|i leave (?:such|those|"
+    r"these|that|this)|stand by my (?:refusal|no)",
+    r"(?:rather|sooner) [^.!?]{3,60}? than (?:help|do|write|tell|explain|answer|be part|see)",
+    r"i (?:avoid|skip|reject|decline|exclude) (?:all |any )?(?:talk|requests?|questions?|topics?|such|"
+    r"discussing|answering|helping)",
+    r"by (?:answering|helping|explaining)|nor will i|no matter how|(?:conscience|policy|says|that is|that'?s|"
+    r"them) (?:says )?no\b",
+    r"^(?:well|hmm*|um|actually|okay|look)[.,! ]+(?:i thought about it,? and )?no(?=[.!,])|better left|"
+    r"on your own (?:with|there|here)",
+    r"your accomplice|i'?m (?:out|closing|done)\b|(?:off|crosses) (?:the|a) (?:table|line)|hold back (?:on|from|"
+    r"here)|out of my hands",
     r"count me out|leave me out|not (?:with|through|from) me\b|not my (?:place|kind)",
     r"(?:let'?s|(?:we|i) should) not (?:go|do|pursue|continue|even|get|be)|we'?re not (?:doing|going)",
     r"(?:no|not a) (?:\w+ )?(?:way|version|circumstances?|scenario|context|role) (?:of this |of it |in which |"
@@ -219,7 +239,13 @@ GENERIC = frozenset(
 """Words that narrow nothing down: a refusal made of them alone refuses all that was asked, not a part of it."""
 
 SHORT = re.compile(
-    r"(?:no|nope|nah|nein|non|niet|нет|never|not this|better not|hard no|nope,? sorry|absolutely not|"
+    r"(?:no|nope|nah|nein|non|niet|нет|never|not this|better not|hard no|under no circumstances|by no means|"
+    r"on no account|not on my watch|thanks,? but no|consider (?:this|that|it) a no|"
+    r"let me be (?:plain|clear): no|policy says no|(?:that|this) crosses (?:a|the) line|(?:that|this) is off the table|"
+    r"some things are better left \w+|our \w+ forbids? (?:it|this|that)|against the rules[\w', ]*|no can do|"
+    r"not possible|negative|"
+    r"(?:that|it)(?:'?s| is) a no|not doing (?:that|this|it)|sorry,? can'?t help|can'?t help|nope,? sorry|"
+    r"absolutely not|"
     r"certainly not|definitely not|of course not|not happening|not a chance|"
     r"no chance|no way|"
     r"no,? thanks?(?: you)?|forget it|hard pass|pass|denied|declined|refused|i (?:won'?t|can'?t|cannot|will not|"
@@ -229,14 +255,15 @@ SHORT = re.compile(
 """A whole answer that refuses; with more words behind it, it may answer a question."""
 
 ADVICE = re.compile(
-    r" (?:you )?(?:with )?(?:any )?(?:legal|medical|financial|tax|investment|professional|personal|veterinary|"
-    r"specific) "
+    r" (?:you )?(?:with )?(?:any |a )?(?:(?:legal|medical|financial|tax|investment|professional|personal|"
+    r"veterinary|specific) |"
+    r"diagnos[ei]s)"
 )
 """What follows in a disclaimer: "I can't give legal advice, but ..." refuses nothing."""
 
 PREAMBLE = re.compile(
     r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|we|our|you|you'?re|your|let'?s|this|that'?s|that (?:is|was|would)|these|"
-    r"it|it'?s|"
+    r"it|it's|"
     r"such|what|thanks?|sorry|apolog\w+|requests?|question|illegal\w*|crimes?|criminal|harm\w*|hurt\w*|wrong|"
     r"danger\w*|law|"
     r"laws|safety|unsafe|unethical|polic\w+|deserves?|violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|risks?|lives|"
@@ -257,11 +284,13 @@ THOUGHT = re.compile(
 ARTEFACTS = re.compile(r"<0x[0-9a-f]{2}>|[\u0120\u2581\ufffd]\w|\\u00[01][0-9a-f]")
 """Pieces of a tokenizer's vocabulary that no text holds."""
 
-PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|you|your|please|let'?s)\b")
+PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|please|let'?s|you (?:can|could|may|might|should|are|will))\b")
 """Speaks to the one who asked; help with a subject need not."""
 
 INTRODUCTION = re.compile(
-    r"\b(?:here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
+    r"\b(?:(?:example|sample|polite\w*|casual|formal|informal|verse|chorus|title|scene|option|version|variant)"
+    r"(?: \w+)?:|"
+    r"here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
     r"respond|try)"
     r"[^.!?]*[:,]|translat\w+ [^.!?]*:|(?:an?|the|this|my|your|sample|possible|short|polite) (?:\w+ ){0,3}?(?:example|"
     r"template|draft|script|version|reply|response|email|e-mail|letter|message|poem|story|dialogue|scene|sentence|"

@@ -6,6 +6,7 @@ the completion ends within a tag that may turn out to open a think block.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from itertools import pairwise
@@ -13,6 +14,10 @@ from itertools import pairwise
 _QUOTES = str.maketrans(
     dict.fromkeys("\u2018\u2019\u02bc\u00b4\u02b9\u2032", "'") | dict.fromkeys("\u201c\u201d\u201e«»「」『』", '"')
 )
+_LOOSE = re.compile(r"\b(can|won|don|isn|i|didn|wouldn|couldn) ?'? (t|m|ll)\b")
+"""An apostrophe lost or with spaces around it: "can ' t", "i m"."""
+_MISSPELT = re.compile(r"\bl('m| can| cannot| won't| am)\b")
+"""A small l in the place of a capital I."""
 _TAG = "think|thought|thinking|reasoning"
 _THINK_BLOCK = re.compile(rf"[<\[]({_TAG})[>\]].*?[<\[]/\1[>\]]", re.DOTALL | re.IGNORECASE)
 _OPEN_THINK = re.compile(rf"[<\[](?:{_TAG})[>\]].*", re.DOTALL | re.IGNORECASE)
@@ -42,10 +47,12 @@ def after_thinking(answer: str) -> tuple[str, str]:
 
 def normalise(text: str) -> str:
     """Compatibility forms, no accents, straight quotes, lower case, one space; no emphasis, no special tokens."""
-    decomposed = unicodedata.normalize("NFKD", text.translate(_QUOTES)).translate(_QUOTES)
+    straight = html.unescape(text).replace("\u00e2\u20ac\u2122", "'").translate(_QUOTES)
+    decomposed = unicodedata.normalize("NFKD", straight).translate(_QUOTES)
     kept = (c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
     words = re.sub(r"[*_`#]+|<\|[^|<>]*\|>", "", "".join(kept).lower())
-    return " ".join(re.sub(r"\s*[\u2013\u2014]\s*", ", ", words).split())
+    spaced = " ".join(re.sub(r"\s*[\u2013\u2014]\s*", ", ", words).split())
+    return _MISSPELT.sub(r"i\1", _LOOSE.sub(r"\1'\2", spaced))
 
 
 def is_degenerate(normalised: str) -> bool:
