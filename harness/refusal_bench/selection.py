@@ -11,7 +11,7 @@ every candidate, with less work:
 3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
 
 A screened selection ranks all candidates by a first-order estimate of bypass and scans only the best of them in this
-way, more if none of those passes.
+way, more if none of those passes, up to a limit.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ FIRST_PROMPTS = 4
 
 SCREENED = 8
 """Candidates that a screened selection scans at a time, the best by the estimate first."""
+
+MOST_SCREENED = 24
+"""Candidates after which a screened selection gives up; what passed so far ranked among the first 8 (benchmarks)."""
 
 LEAST_BAD = 8
 """Candidates of lowest KL that are evaluated in full when none passes every filter."""
@@ -122,12 +125,13 @@ def select(
 
     scan = _Scan(backend, vectors, data, base_harmless)
     ranked = scan.ranked(trials) if screened else trials
-    at_once = SCREENED if screened else len(trials)
+    at_once, most = (SCREENED, MOST_SCREENED) if screened else (len(trials), len(trials))
     chosen: _Trial | None = None
     untried, failed, dropped, scanned = list[_Trial](), list[_Trial](), list[_Trial](), 0
-    while scanned < len(ranked) and chosen is None:
-        chosen, untried, failing, out = scan.search(ranked[scanned : scanned + at_once], on_progress)
-        failed, dropped, scanned = failed + failing, dropped + out, min(scanned + at_once, len(ranked))
+    while scanned < min(most, len(ranked)) and chosen is None:
+        tried = ranked[scanned : min(scanned + at_once, most)]
+        chosen, untried, failing, out = scan.search(tried, on_progress)
+        failed, dropped, scanned = failed + failing, dropped + out, scanned + len(tried)
     passed = chosen is not None
     if chosen is None:
         chosen, failed, dropped = _least_bad(scan, failed, dropped)
