@@ -279,7 +279,7 @@ TAMPERED = [
     ("subspace.curves.greedy.k_for_90", 5),
     ("depth.parts_at", 3),
     ("depth.layers.6.cosine.0.1", 0.1),
-    ("site_effect.same_site", 0.1),
+    ("site_effect.across_layers", 0.1),
     ("site_effect.own_site", 0.1),
 ]
 

@@ -128,6 +128,7 @@ def test_an_exception_in_the_middle_leaves_the_engine_usable(both, prompts):
 
     with pytest.raises(KeyError):
         vllm.complete(prompts, 5, interventions(hf.model)["span"], decided=fail)
+    assert not vllm._engine.llm_engine.has_unfinished_requests()  # they would go on without the intervention
     assert vllm.complete(prompts, 5) == before
 
 

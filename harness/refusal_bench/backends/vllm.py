@@ -174,20 +174,24 @@ class VllmBackend:
     ) -> list[Any]:
         engine, latest, running = self._engine.llm_engine, dict[str, Any](), set(names)
         seen = dict.fromkeys(names, 0)
-        while running:
-            self.counters.forward_passes += 1
-            for output in engine.step():
-                name, tokens = output.request_id, output.outputs[0].token_ids
-                if name not in running:  # aborted, and still in the step that was under way
-                    continue
-                latest[name] = output
-                stop = any(decided(tokens[:count]) for count in range(seen[name] + 1, len(tokens) + 1))
-                seen[name] = len(tokens)
-                if stop and not output.finished:
-                    engine.abort_request([name])
-                if stop or output.finished:
-                    running.remove(name)
-                    on_progress(1)
+        try:
+            while running:
+                self.counters.forward_passes += 1
+                for output in engine.step():
+                    name, tokens = output.request_id, output.outputs[0].token_ids
+                    if name not in running:  # aborted, and still in the step that was under way
+                        continue
+                    latest[name] = output
+                    stop = any(decided(tokens[:count]) for count in range(seen[name] + 1, len(tokens) + 1))
+                    seen[name] = len(tokens)
+                    if stop and not output.finished:
+                        engine.abort_request([name])
+                    if stop or output.finished:
+                        running.remove(name)
+                        on_progress(1)
+        finally:
+            # After an exception: what went on would be computed, and cached, without the intervention.
+            engine.abort_request(sorted(running))
         return [latest[name] for name in names]
 
     @contextlib.contextmanager
