@@ -111,6 +111,8 @@ class Sizes(BaseModel):
     """Most held-out pairs used per task."""
     pooled_selection_pairs: int
     """Selection pairs, over all tasks together, that the common site is chosen on."""
+    layer_curve_pairs: int
+    """Selection pairs behind the curves over layers, which take two passes a layer and prompt."""
     n_random_directions: int
     """Random unit vectors in the control of each causal matrix, with text."""
     n_scored_random_directions: int
@@ -128,6 +130,7 @@ FULL = Sizes(
     max_train_pairs=128,
     max_held_out_pairs=100,
     pooled_selection_pairs=30,
+    layer_curve_pairs=8,
     n_random_directions=4,
     n_scored_random_directions=20,
     n_bootstrap=2000,
@@ -139,6 +142,7 @@ QUICK = Sizes(
     max_train_pairs=18,
     max_held_out_pairs=8,
     pooled_selection_pairs=15,
+    layer_curve_pairs=4,
     n_random_directions=3,
     n_scored_random_directions=8,
     n_bootstrap=500,

@@ -251,7 +251,8 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
         place = job.positions.index(site.position)
         vectors = residuals.vectors(name)[place]
         groups = (residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))
-        data = SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
+        n = job.config.sizes.layer_curve_pairs
+        data = SelectionData(domain.selection.harmful[:n], domain.selection.harmless[:n], tokens)
 
         def compute() -> list[dict[str, Any]]:
             separation = separations(vectors, *groups)

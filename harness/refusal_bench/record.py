@@ -241,9 +241,9 @@ class Layer(Frozen):
     layer: int
     """Block whose input is read."""
     induce: float | None
-    """Mean refusal score of harmless selection prompts with this layer's vector added."""
+    """Mean refusal score of the first `layer_curve_pairs` harmless selection prompts with this layer's vector added."""
     bypass: float | None
-    """Mean refusal score of harmful selection prompts with this layer's direction ablated."""
+    """Mean refusal score of as many harmful selection prompts with this layer's direction ablated."""
     norm: float
     """Norm of the difference in means."""
     cosine_to_selected: float | None
