@@ -117,8 +117,8 @@ def _explained(passes: Sequence[BlockPass], names: Sequence[str]) -> bool:
         if left > 1:
             return False
         idle -= {name for name in names if added.get(name, 0) > 1}
-    # A submodule that only ever writes zeros (in planted models) is none the less a writer.
-    return all(not block.outputs[name].any() for name in idle for block in passes if name in block.outputs)
+    # A submodule that writes nothing to speak of (in planted models) may none the less be a writer.
+    return all(block.is_negligible(name) for name in idle for block in passes)
 
 
 def _structure(model: Any, blocks: nn.ModuleList, names: Sequence[str], outputs: str) -> Structure:

@@ -40,9 +40,7 @@ class BlockPass:
 
         Both are the largest over tokens: single tokens have writes hundreds of times larger than all others.
         """
-        change = (self.after - self.before).double()
-        rounding = 2 * self.rounding * (self.before.norm(dim=1) + self.after.norm(dim=1)).double()
-        tolerance = TOLERANCE * change.norm(dim=1) + rounding + torch.finfo(torch.float32).tiny
+        change, tolerance = (self.after - self.before).double(), self._tolerance()
         columns = self._distinct(names)
         if not columns:
             return {}, float((change.norm(dim=1) / tolerance).max())
@@ -53,6 +51,17 @@ class BlockPass:
         parts = solution[:, None, None] * scaled
         largest = parts.norm(dim=2).amax(dim=1).tolist()
         return dict(zip(columns, largest, strict=True)), float((target - parts.sum(0)).norm(dim=1).max())
+
+    def is_negligible(self, name: str) -> bool:
+        """Whether a submodule's output is within tolerance of nothing, so that it may be a writer or not."""
+        output = self.outputs.get(name)
+        return output is None or bool((output.double().norm(dim=1) <= self._tolerance()).all())
+
+    def _tolerance(self) -> Float[Tensor, " token"]:
+        """What may be left over of the change at each token."""
+        change = (self.after - self.before).double().norm(dim=1)
+        rounding = 2 * self.rounding * (self.before.norm(dim=1) + self.after.norm(dim=1)).double()
+        return TOLERANCE * change + rounding + torch.finfo(torch.float32).tiny
 
     def _distinct(self, names: Iterable[str]) -> dict[str, Tensor]:
         columns: dict[str, Tensor] = {}
