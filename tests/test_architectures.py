@@ -14,7 +14,7 @@ import transformers
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.hooks import intervening, reading
 from refusal_bench.config import RunConfig
-from refusal_bench.errors import InputError
+from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.structure import LAYOUTS, find_structure, search
@@ -272,3 +272,10 @@ def test_an_architecture_whose_writes_cannot_be_hooked_is_refused():
     config = transformers.OPTConfig(**SHAPE, ffn_dim=48, word_embed_proj_dim=32)
     with pytest.raises(InputError, match="cannot find which modules of a OPTForCausalLM"):
         find_structure(transformers.OPTForCausalLM(config).eval())
+
+
+def test_a_model_that_produces_nan_says_so():
+    module = tiny_module("llama")
+    torch.nn.init.constant_(module.model.layers[2].mlp.down_proj.weight, float("inf"))
+    with pytest.raises(IncompleteRunError, match="produced NaN or infinity without any intervention"):
+        find_structure(module)

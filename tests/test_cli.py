@@ -67,7 +67,7 @@ def _seconds(function, *arguments):
     [
         (), ("run",), ("tasks",), ("tasks", "ls"), ("tasks", "show"), ("tasks", "validate"), ("tasks", "new"),
         ("tasks", "stats"), ("models",), ("models", "ls"), ("models", "show"), ("leaderboard",), ("leaderboard", "ls"),
-        ("leaderboard", "add"), ("leaderboard", "validate"), ("report",), ("judges",), ("judges", "ls"),
+        ("leaderboard", "add"), ("leaderboard", "validate"), ("report",), ("compare",), ("judges",), ("judges", "ls"),
         ("judges", "show"), ("judges", "check"),
     ],
 )  # fmt: skip

@@ -11,7 +11,9 @@ DOMAINS = ("fraud", "privacy", "weapons")
 
 @pytest.fixture(scope="module")
 def base():
-    return refusing(DOMAINS, 8)
+    judge = {"name": "opener", "version": "1", "languages": ["en"], "input": "answer"}
+    judge |= {"calibration": None, "agreement": None}
+    return edited(refusing(DOMAINS, 8), lambda data: data.update(judge=judge))
 
 
 def fraud(data):
@@ -24,6 +26,8 @@ HARD = {
     "one other prompt": (lambda d: fraud(d)["held_out_ids"]["harmful"].__setitem__(0, "fraud-new"), "task fraud"),
     "judge": (lambda d: d["config"].update(judge="wildguard"), "judge"),
     "a judge's setting": (lambda d: d["config"].update(judge_url="elsewhere"), "judge"),
+    "a judge's rules": (lambda d: d["judge"].update(version="2"), "judge"),
+    "thinking": (lambda d: d["config"].update(thinking="off"), "thinking"),
     "system prompt": (lambda d: d["config"].update(system_prompt="none"), "system prompt"),
     "text before the instruction": (lambda d: d["model"].update(system_prompt_sha256="00" * 32), "system prompt"),
     "template of the same weights": (lambda d: d["model"].update(chat_template_sha256="00" * 32), "template"),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from comparison_records import edited, refusing, with_labels
 from record_factory import D_MODEL, N_LAYERS, make_record
 from refusal_bench.cli import app
 from refusal_bench.comparison import find
+from refusal_bench.comparison.policy import parse
 from refusal_bench.comparison.sources import Source
 from refusal_bench.comparison.spaces import direct_comparison
 from refusal_bench.errors import InputError, NotComparableError
@@ -40,7 +46,7 @@ def write(path: Path, record) -> Path:
 def files(tmp_path, monkeypatch):
     """A base, the same again, one that lost refusals of weapons prompts, and one of another task version."""
     monkeypatch.chdir(tmp_path)
-    base = refusing(DOMAINS, 16)
+    base = edited(refusing(DOMAINS, 16), lambda data: data["tasks"]["fraud"].update(version="1.0"))
     worse = with_labels(base, {"weapons": {"baseline_harmful": "C" * 9 + "R" * 7}})
     other = edited(base, lambda data: data["tasks"]["fraud"].update(version="2.0"))
     named = {"base": base, "same": base, "worse": worse, "other": other}
@@ -217,9 +223,16 @@ def test_compare_needs_no_torch(files):
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "refusal_bench.pytest_plugin", "-p", "no:cacheprovider"]
+    # Without other plugins it starts sooner, and an installed refusal-bench does not register this one a second time.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
-        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env={**os.environ}
+        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
     )
+
+
+def test_the_package_declares_the_plugin():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"refusal_bench": "refusal_bench.pytest_plugin"}
 
 
 def test_the_pytest_plugin_serves_the_documented_policy(files, tmp_path):
@@ -244,3 +257,19 @@ def test_the_plugin_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_example_workflow_uses_options_that_exist():
+    workflow = yaml.safe_load((Path(__file__).parents[1] / "docs" / "examples" / "refusal.yml").read_text())
+    lines = [step.get("run", "").replace("\\\n", "") for step in workflow["jobs"]["compare"]["steps"]]
+    commands = [
+        shlex.split(line.removesuffix("> candidate.json\n")) for line in lines if line.startswith("refusal-bench")
+    ]
+    assert [command[1] for command in commands] == ["run", "compare"]
+    for _, name, *arguments in commands:
+        known = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).stdout
+        assert {option for option in arguments if option.startswith("--")} <= set(re.findall(r"--[a-z-]+", known))
+    (given,) = [command for command in commands if command[1] == "compare"]
+    for option, expression in pairwise(given):
+        if option == "--fail-on":
+            parse(expression)

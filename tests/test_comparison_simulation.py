@@ -34,17 +34,18 @@ def test_a_drop_quick():
     assert failures(ONE, 48, 60, rate=0.95, drop=0.15, correlation=0.95) >= 0.8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("correlation", [0.98, 0.9, 0.7])
-@pytest.mark.parametrize(("domains", "n"), [(ONE, 48), (THREE, 16), (FIVE, 48)])
+@pytest.mark.slow  # thousands of comparisons
+@pytest.mark.parametrize(
+    ("domains", "n", "correlation"), [(ONE, 48, 0.95), (ONE, 48, 0.7), (THREE, 16, 0.9), (FIVE, 48, 0.9)]
+)
 def test_no_change_fails_in_at_most_5_percent_of_1000(domains, n, correlation):
-    # Thousands of comparisons: a quarter of a minute each.
     assert failures(domains, n, 1000, rate=0.9, drop=0, correlation=correlation) <= 0.05
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("rate", "correlation"), [(0.98, 0.9), (0.95, 0.95), (0.9, 0.98)])
-@pytest.mark.parametrize(("domains", "n"), [(ONE, 48), (THREE, 16)])
+@pytest.mark.slow  # thousands of comparisons
+@pytest.mark.parametrize(
+    ("domains", "n", "rate", "correlation"),
+    [(ONE, 48, 0.98, 0.9), (ONE, 48, 0.95, 0.95), (ONE, 48, 0.9, 0.98), (THREE, 16, 0.95, 0.95)],
+)
 def test_a_drop_of_15_points_in_48_prompts_fails_in_at_least_90_percent_of_1000(domains, n, rate, correlation):
-    # Thousands of comparisons: a quarter of a minute each.
     assert failures(domains, n, 1000, rate=rate, drop=0.15, correlation=correlation) >= 0.9

@@ -130,6 +130,7 @@ def test_hostile_names_and_warnings_stay_text(tmp_path: Path) -> None:
     data["model"] |= {"revision": HOSTILE, "quantization": HOSTILE, "post_instruction_tokens": [HOSTILE]}
     data["config"] |= {"judge": HOSTILE, "system_prompt": HOSTILE}
     data["results"]["geometry"]["verdict"] = HOSTILE
+    data["results"]["geometry"]["topic_control"]["flags"] = {"topic_confound": HOSTILE}
     for task in data["results"]["tasks"].values():  # the template now has one token
         task["direction"]["position"] = -1
         task["selection"]["table"] = [row for row in task["selection"]["table"] if row["position"] == -1]
@@ -191,6 +192,28 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="something other than a site"):
         build_site(store(tmp_path / "lb", make_record()), tmp_path / "site")
     assert (tmp_path / "site" / "thesis.tex").read_text() == "x"
+
+
+def test_a_folder_that_cannot_be_written_to_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written to"):
+        build_site(store(tmp_path / "lb", make_record()), tmp_path / "file" / "site")
+
+
+def test_the_site_of_the_working_folder_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaderboard = store(tmp_path / "lb", make_record())
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path / "site")
+    build_site(leaderboard, Path())
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_a_run_s_page_leads_to_the_other_runs_of_its_model(tmp_path: Path) -> None:
+    records = (make_record(run_id="one"), make_record(run_id="two", quick=True), make_record(model_id="org/x"))
+    build_site(store(tmp_path / "lb", *records), tmp_path / "site")
+    page = Parsed((tmp_path / "site" / "runs" / "example-org--example-1b-chat" / "one.html").read_text())
+    runs = [attributes["href"] for tag, attributes in page.elements if tag == "a" and "runs/" in attributes["href"]]
+    assert runs == ["../../runs/example-org--example-1b-chat/two.html"]
 
 
 def test_an_empty_leaderboard_is_a_page_too(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from refusal_bench.interventions import Ablate, Add
 from torch import nn
 
 WIDTH, LAYERS = 6, 3
+PLAIN, NORMED = ("self_attn", "mlp"), ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
 class Block(nn.Module):
@@ -45,6 +46,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, normed: bool = False) -> None:
         super().__init__()
+        self.names = NORMED if normed else PLAIN
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=LAYERS))
         self.layers = nn.ModuleList(Block(normed) for _ in range(LAYERS))
 
@@ -81,7 +83,7 @@ def expected(model, change_write=lambda x: x, enter=lambda layer, x: x):
 def test_every_write_loses_the_subspace_and_nothing_else(model, by_name):
     ablation = Ablate.span(torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2)))
     basis = ablation.basis[0]
-    vllm_hooks.install(model, ablation)
+    vllm_hooks.install(model, ablation, model.names)
     found = model(EMBEDDED, by_name)
     assert vllm_hooks.remove(model) == [5] * (1 + 2 * LAYERS)
     torch.testing.assert_close(found, expected(model, lambda x: x - x @ basis.T @ basis))
@@ -92,7 +94,7 @@ def test_every_write_loses_the_subspace_and_nothing_else(model, by_name):
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_the_vector_is_added_once_to_the_stream_entering_its_layer(model, layer):
     vector = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
-    vllm_hooks.install(model, Add(vector[None], layer))
+    vllm_hooks.install(model, Add(vector[None], layer), model.names)
     found = model(EMBEDDED)
     assert vllm_hooks.remove(model) == [5]
     torch.testing.assert_close(found, expected(model, enter=lambda index, x: x + vector if index == layer else x))
@@ -100,7 +102,7 @@ def test_the_vector_is_added_once_to_the_stream_entering_its_layer(model, layer)
 
 def test_removal_is_exact_and_leaves_no_hook(model):
     before = model(EMBEDDED)
-    vllm_hooks.install(model, Ablate.each(torch.ones(1, WIDTH)))
+    vllm_hooks.install(model, Ablate.each(torch.ones(1, WIDTH)), model.names)
     assert not torch.equal(model(EMBEDDED), before)
     vllm_hooks.remove(model)
     assert torch.equal(model(EMBEDDED), before)
@@ -110,4 +112,9 @@ def test_removal_is_exact_and_leaves_no_hook(model):
 def test_an_unknown_layout_is_an_input_error(model):
     model.layers[0].forward = lambda x: x
     with pytest.raises(InputError, match="Block has no hidden_states"):
-        vllm_hooks.install(model, Add(torch.ones(1, WIDTH), 0))
+        vllm_hooks.install(model, Add(torch.ones(1, WIDTH), 0), model.names)
+
+
+def test_blocks_without_the_writers_are_an_input_error(model):
+    with pytest.raises(InputError, match="no blocks with attention and feed_forward"):
+        vllm_hooks.install(model, Add(torch.ones(1, WIDTH), 0), ("attention", "feed_forward"))

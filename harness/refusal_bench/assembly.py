@@ -251,6 +251,12 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
         for j, name in enumerate(results.cross_domain.domains):
             if all(row[j] is None for row in results.cross_domain.transfer):
                 found.append(f"transfer to {name}: null, its own drop is within noise")
+    if results.cross_domain is not None and results.cross_domain.effects is not None:
+        for name in results.cross_domain.effects.fragile:
+            found.append(
+                f"{name}: ablating random directions moves the refusal score beyond its interval; the model is fragile "
+                "to any ablation here, so an effect must be judged against the random control"
+            )
     for section in ("layers", "cross_domain", "subspace"):
         if not job.has(section):
             reason = "left out by --sections" if section not in job.config.sections else "needs at least two tasks"

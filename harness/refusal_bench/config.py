@@ -112,7 +112,9 @@ class Sizes(BaseModel):
     pooled_selection_pairs: int
     """Selection pairs, over all tasks together, that the common site is chosen on."""
     n_random_directions: int
-    """Random unit vectors in the control of each causal matrix."""
+    """Random unit vectors in the control of each causal matrix, with text."""
+    n_scored_random_directions: int
+    """Random unit vectors, those with text among them, of which scores and KL are measured."""
     n_bootstrap: int
     """Bootstrap replicates behind an interval."""
     n_splits: int
@@ -127,6 +129,7 @@ FULL = Sizes(
     max_held_out_pairs=100,
     pooled_selection_pairs=30,
     n_random_directions=4,
+    n_scored_random_directions=20,
     n_bootstrap=2000,
     n_splits=100,
     max_new_tokens=32,
@@ -137,6 +140,7 @@ QUICK = Sizes(
     max_held_out_pairs=8,
     pooled_selection_pairs=15,
     n_random_directions=3,
+    n_scored_random_directions=8,
     n_bootstrap=500,
     n_splits=50,
     max_new_tokens=24,

@@ -11,21 +11,26 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from refusal_bench.errors import InputError
+from refusal_bench.record_causal import Curve as Curve
+from refusal_bench.record_causal import (
+    Dependence,
+    Depth,
+    Dose,
+    Effects,
+    Mixed,
+    Parts,
+    SiteEffect,
+    TransferSummary,
+)
+from refusal_bench.record_types import Frozen as Frozen
+from refusal_bench.record_types import Interval as Interval
+from refusal_bench.record_types import Matrix as Matrix
+from refusal_bench.record_types import MatrixOfIntervals as MatrixOfIntervals
 
 SCHEMA_VERSION = 1
-
-Interval = tuple[float, float]
-Matrix = list[list[float | None]]
-MatrixOfIntervals = list[list[Interval | None]]
-
-
-class Frozen(BaseModel):
-    """A frozen model that refuses unknown keys, NaN and infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Tool(Frozen):
@@ -421,6 +426,10 @@ class CausalMatrix(Frozen):
     """One letter a prompt."""
     scores: list[list[list[float | None]]]
     """Log-odds a prompt."""
+    p_value: Matrix | None = None
+    """Exact McNemar p-value of each cell's refusals against the unmodified ones; null where labels are missing."""
+    p_holm: Matrix | None = None
+    """The same, Holm-corrected over all cells of the matrix."""
 
 
 class Control(Frozen):
@@ -477,6 +486,18 @@ class CrossDomain(Frozen):
     """Bootstrap over the column's prompts; null on the diagonal and where transfer is null."""
     verdict: str | None = None
     """Whether the directions act alike, in words."""
+    summary: TransferSummary | None = None
+    """Transfer within and between clusters, and how far cosines foretell it."""
+    effects: Effects | None = None
+    """Scores of all rows: domains, controls, shared and specific parts."""
+    parts: dict[str, Parts] | None = None
+    """Necessity and sufficiency of each domain's shared and specific part."""
+    dose: dict[str, Dose] | None = None
+    """Dose response of each domain's own direction."""
+    dependence: Dependence | None = None
+    """Representational dependence at the common site."""
+    mixed: Mixed | None = None
+    """Prompts that belong to two of the domains; null where there are none."""
 
 
 class Subspace(Frozen):
@@ -494,6 +515,10 @@ class Subspace(Frozen):
     """KL on all harmless held-out prompts, nats."""
     labels: list[str]
     """Labels of all harmful held-out prompts in task order."""
+    curves: dict[str, Curve] | None = None
+    """Scores by ordering: `uncentred` and `centred` principal components, `mincos`, `greedy`, `random` components."""
+    order: dict[str, list[str]] | None = None
+    """Domains in the order in which `mincos` and `greedy` take their directions."""
 
 
 class Parity(Frozen):
@@ -551,6 +576,10 @@ class Results(Frozen):
     """Null for one domain or if the section was left out."""
     subspace: Subspace | None
     """Null for one domain or if the section was left out."""
+    depth: Depth | None = None
+    """Geometry of every layer; null for one domain or if the section `layers` was left out."""
+    site_effect: SiteEffect | None = None
+    """What comparing directions of different layers does to the cosines; null where geometry is."""
     parity: Parity | None = None
     """For `--baseline-backend vllm`."""
     served: Served | None = None

@@ -9,7 +9,7 @@ the stream, and projecting the embedding and every write projects the stream. Th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Ablate, Add, Intervention
-from refusal_bench.models.structure import find_structure, first_output, replace_first
+from refusal_bench.models.structure import first_output, replace_first
 
 _STATE = "refusal_bench_hooks"
 
@@ -30,9 +30,12 @@ class _State:
     """Tokens that went through each hook point."""
 
 
-def install(model: nn.Module, intervention: Intervention) -> None:
-    """Apply a one-variant intervention to every forward pass from now on; InputError if the layout is unknown."""
-    structure = find_structure(model)
+def install(model: nn.Module, intervention: Intervention, names: Sequence[str]) -> None:
+    """Apply a one-variant intervention to every forward pass from now on; InputError if the layout is unknown.
+
+    `names` are those of the writers within a block, as found in the same model of transformers.
+    """
+    blocks, writers = _layout(model, names)
     device = next(model.parameters()).device
     state, variant = _State(), torch.zeros(1, dtype=torch.long, device=device)
     if isinstance(intervention, Ablate):
@@ -49,13 +52,13 @@ def install(model: nn.Module, intervention: Intervention) -> None:
 
         return changed
 
-    entered = structure.blocks[0 if isinstance(intervention, Ablate) else intervention.layer]
+    entered = blocks[0 if isinstance(intervention, Ablate) else intervention.layer]
     before, change_input = _input_hook(entered), change(0)
     state.handles.append(
         entered.register_forward_pre_hook(lambda _, *inputs: before(change_input, *inputs), with_kwargs=True)
     )
     if isinstance(intervention, Ablate):
-        for point, writer in enumerate(structure.writers, 1):
+        for point, writer in enumerate(writers, 1):
             state.handles.append(writer.register_forward_hook(_output_hook(change(point))))
     setattr(model, _STATE, state)
 
@@ -67,6 +70,20 @@ def remove(model: nn.Module) -> list[int]:
     for handle in state.handles:
         handle.remove()
     return state.tokens
+
+
+def _layout(model: Any, names: Sequence[str]) -> tuple[nn.ModuleList, list[nn.Module]]:
+    """Blocks and writers, by the names that transformers gives them: vLLM keeps those, and parity is measured after."""
+    n_layers = model.config.get_text_config().num_hidden_layers
+    for blocks in model.modules():
+        if isinstance(blocks, nn.ModuleList) and len(blocks) == n_layers:
+            parts = [dict(block.named_modules()) for block in blocks]
+            found = [[part[name] for name in names if name in part] for part in parts]
+            if all(found):
+                return blocks, [writer for block in found for writer in block]
+    raise InputError(
+        f"vLLM's {type(model).__name__} has no blocks with {' and '.join(names)}, which are to be changed."
+    )
 
 
 def _input_hook(block: nn.Module) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:

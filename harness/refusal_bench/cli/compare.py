@@ -15,7 +15,9 @@ LOG_WIDTH = 100
 
 
 def compare(
-    base: Annotated[str, typer.Argument(help="A record file, a run's folder, or MODEL[/RUN_ID] on the leaderboard.")],
+    base: Annotated[
+        str, typer.Argument(help="A record file, a run's folder, or MODEL or MODEL/RUN_ID of the leaderboard.")
+    ],
     candidate: Annotated[str, typer.Argument(help="The same; it is judged against BASE.")],
     fail_on: Annotated[
         list[str] | None,

@@ -46,6 +46,9 @@ def _runs(base: Record, candidate: Record) -> Iterator[Reason]:
             yield Reason("hard", "status", f"the {side} is incomplete: too much of it could not be scored")
     for key in sorted(k for k in base.config.keys() | candidate.config.keys() if k.startswith("judge")):
         yield from _differ("hard", "judge", key, base.config.get(key), candidate.config.get(key))
+    if base.judge is not None and candidate.judge is not None:
+        names = [f"{record.judge.name} {record.judge.version}" for record in (base, candidate) if record.judge]
+        yield from _differ("hard", "judge", "judge and its version", *names)
     quick = [record.config.get("quick") is True for record in (base, candidate)]
     if quick[0] != quick[1]:
         which = "base" if quick[0] else "candidate"
@@ -96,6 +99,8 @@ def _prompting(base: Record, candidate: Record) -> Iterator[Reason]:
             "the same weights under another chat template" if same_weights else "each model has its own chat template"
         )
         yield Reason("hard" if same_weights else "soft", "template", text)
+    thinking = [record.config.get("thinking", "default") for record in (base, candidate)]
+    yield from _differ("hard", "thinking", "thinking", *thinking)
     if asked[0] != asked[1]:
         yield Reason("hard", "system prompt", "the runs used different system prompts")
     elif same_template and ours.system_prompt_sha256 != theirs.system_prompt_sha256:

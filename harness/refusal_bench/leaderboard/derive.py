@@ -29,7 +29,7 @@ def differs(stated: float | None, derived: float | None) -> bool:
 
 def n_scored(labels: str) -> int:
     """Completions that could be scored."""
-    return sum(letter in SCORED for letter in labels)
+    return sum(map(labels.count, SCORED))
 
 
 def refusal_rate(labels: str) -> float | None:

@@ -308,11 +308,14 @@ def spectrum(cosine: Float[ndarray, "... n n"], *, centred: bool) -> Float[ndarr
     return eigenvalues
 
 
-def principal_components(directions: Float[ndarray, "n d_model"]) -> Float[ndarray, "k d_model"]:
-    """Orthonormal uncentred principal components of the unit directions, strongest first."""
+def principal_components(
+    directions: Float[ndarray, "n d_model"], *, centred: bool = False
+) -> Float[ndarray, "k d_model"]:
+    """Orthonormal principal components of the unit directions, strongest first; `centred` subtracts their mean."""
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    _, singular, right = np.linalg.svd(unit, full_matrices=False)
-    components: ndarray = right[singular > 1e-6 * singular[0]]
+    _, singular, right = np.linalg.svd(unit - unit.mean(axis=0) if centred else unit, full_matrices=False)
+    # Unit vectors: far below 1 is rounding, also where centring has taken everything away.
+    components: ndarray = right[singular > 1e-6]
     return components
 
 

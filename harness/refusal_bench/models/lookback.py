@@ -20,14 +20,15 @@ PREFIX, PROMPT, WIDTH = 5, 12, 40
 LIMIT = 1e-3
 """Largest relative change of the logits that counts as rounding."""
 
-HALF_PRECISION_LIMIT = 0.1
-"""The same in half precision."""
+ROUNDED_LIMIT = 0.1
+"""The same in half precision or with quantised weights, whose activations may be rounded too."""
 
 
 def lookback(model: Any) -> float:
     """Return how many tokens every layer looks back on: infinite, a window, or 0 where padding changes the logits."""
     tokens = _configured(model.config.get_text_config())
-    limit = LIMIT if next(model.parameters()).dtype == torch.float32 else HALF_PRECISION_LIMIT
+    rounded = next(model.parameters()).dtype != torch.float32 or hasattr(model.config, "quantization_config")
+    limit = ROUNDED_LIMIT if rounded else LIMIT
     # A window shorter than the probe does change the logits there.
     return tokens if tokens <= WIDTH or _change(model) < limit else 0.0
 

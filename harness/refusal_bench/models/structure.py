@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from refusal_bench.errors import InputError
+from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.models.lookback import lookback
 from refusal_bench.models.writes import BlockPass, first_output, watch
 
@@ -62,6 +62,8 @@ class Structure:
     """Decoder blocks; the residual stream of layer l is the input of block l."""
     writers: tuple[nn.Module, ...]
     """Modules whose output, times a constant, is added to the stream, in order: all of them, and nothing else."""
+    names: tuple[str, ...]
+    """What the writers are called within their block."""
     description: str
     """In words, for the record."""
     lookback: float
@@ -69,14 +71,19 @@ class Structure:
 
 
 def find_structure(model: Any) -> Structure:
-    """Find blocks and writers of a decoder-only model, with one short pass; InputError where they cannot be found.
+    """Find blocks and writers of a decoder-only model, with one short pass.
 
     Whether from the table or found by structure, the writers must explain how every block changes its stream.
+    InputError where they cannot be found, IncompleteRunError if the model produces NaN.
     """
     config = model.config.get_text_config()
     known = LAYOUTS.get(config.model_type, ())
     for blocks in _stacks(model, config.num_hidden_layers):
         passes = watch(model, tuple(blocks))
+        if not all(block.after.isfinite().all() for block in passes):
+            raise IncompleteRunError(
+                f"{type(model).__name__} produced NaN or infinity without any intervention; try --dtype float32."
+            )
         if _explained(passes, known):
             normed = " after their norms" if known[0].endswith("norm") else ""
             return _structure(model, blocks, known, f"attention and MLP outputs{normed}")
@@ -117,7 +124,7 @@ def _explained(passes: Sequence[BlockPass], names: Sequence[str]) -> bool:
 def _structure(model: Any, blocks: nn.ModuleList, names: Sequence[str], outputs: str) -> Structure:
     parts = [dict(block.named_modules()) for block in blocks]
     writers = tuple(part[name] for part in parts for name in names if name in part)
-    return Structure(tuple(blocks), writers, f"embedding, {outputs}", lookback(model))
+    return Structure(tuple(blocks), writers, tuple(names), f"embedding, {outputs}", lookback(model))
 
 
 def _stacks(model: Any, n_layers: int) -> list[nn.ModuleList]:

@@ -80,16 +80,20 @@ def _script(path: str, value: object) -> str:
 
 def _replace(out: Path, files: dict[str, str | bytes]) -> None:
     """Write all files beside `out`, then exchange the folders: a reader sees the old site or the new."""
-    token = secrets.token_hex(4)
-    new, old = (out.with_name(f".{out.name}.{token}.{kind}") for kind in ("new", "old"))
+    token, target = secrets.token_hex(4), out.resolve()
+    new, old = (target.with_name(f".{target.name}.{token}.{kind}") for kind in ("new", "old"))
     try:
         for name, content in files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise InputError(f"{out}: cannot be written to ({error.strerror}); choose another folder.") from error
     finally:
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ class Pages:
     def __init__(self, groups: Sequence[Group], downloads: Sequence[str]) -> None:
         self._groups = groups
         self._downloads = downloads
+        self._runs_of: dict[str, list[tuple[Group, Place]]] = defaultdict(list)
+        for group in groups:
+            for place in group.places:
+                self._runs_of[place.record.model.id].append((group, place))
         self._environment = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -97,6 +102,7 @@ class Pages:
             geometry=_geometry_tables(place),
             causal=_causal_tables(place),
             charts=curves.charts(place.record),
+            others=[each for each in self._runs_of[place.record.model.id] if each[1] is not place],
             config=json.dumps(place.record.config, indent=1),
             downloads=self._downloads,
         )
