@@ -55,7 +55,11 @@ def refusal_figure(record: Record) -> Figure:
         **{name: f"harmless, {title}" for name, (title, _) in HARMLESS.items()},
     }
     table = [
-        [Cell(label), *(_rate(getattr(task.refusal, name)) for name in conditions), _scored(task.refusal.baseline_harmful)]
+        [
+            Cell(label),
+            *(_rate(getattr(task.refusal, name)) for name in conditions),
+            _scored(task.refusal.baseline_harmful),
+        ]
         for label, task in zip(names, tasks.values(), strict=True)
     ]
     caption = (
@@ -103,8 +107,8 @@ def directions_figure(record: Record) -> Figure:
         for name, task in zip(shown(record, list(tasks)), tasks.values(), strict=True)
     ]
     caption = (
-        "Scores in nats on the selection split: bypass with the direction ablated, induce with it added, KL on harmless "
-        "prompts."
+        "Scores in nats on the selection split: bypass with the direction ablated, induce with it added, KL on "
+        "harmless prompts."
     )
     notes = [f"{name}: {task.reason}" for name, task in tasks.items() if task.reason]
     return Figure("directions", "The selected directions", caption, [], header, rows, wide=True, notes=notes)
@@ -134,14 +138,18 @@ def selection_figure(record: Record) -> Figure | None:
             Cell(("≥ " if row.kl_is_bound else "") + number(row.kl, 3), (row.kl,)),
             cell(row.bypass),
             cell(row.induce),
-            Cell("chosen" if (row.layer, row.position) == (task.direction.layer, task.direction.position) else row.rejected or DASH),
+            Cell(
+                "chosen"
+                if (row.layer, row.position) == (task.direction.layer, task.direction.position)
+                else row.rejected or DASH
+            ),
         ]
         for name, task in tasks.items()
         for row in task.selection.table
     ]
     caption = (
-        "A good candidate lies low (ablating it ends refusal) and to the left (harmless answers stay). The lowest eligible "
-        "one is chosen; ticks at the bottom are candidates whose KL alone ruled them out, at its lower bound."
+        "A good candidate lies low (ablating it ends refusal) and to the left (harmless answers stay). The lowest "
+        "eligible one is chosen; ticks at the bottom are candidates whose KL alone ruled them out, at its lower bound."
     )
     header = ["domain", "layer", "position", "KL", "bypass", "induce", "outcome"]
     return Figure("selection", "Which candidate was chosen", caption, panels, header, rows, wide=True)

@@ -7,7 +7,7 @@ from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
 from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import number, percent
+from refusal_bench.words import DASH, number, percent
 
 Row = tuple[str, str, list[tuple[float | None, Interval | None, str]]]
 """Name, name in the record, and (rate, interval, what else is known) by domain evaluated."""
@@ -40,7 +40,10 @@ def transfer_figure(record: Record, cross: CrossDomain) -> Figure:
         [
             HeatCell(
                 value,
-                (number(value), *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"])),
+                (
+                    number(value),
+                    *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"]),
+                ),
                 f"{names[i]} ablated, {names[j]} asked: transfer {said(value, *(ends or ()))}",
                 cell_style(record, cross.domains[i], cross.domains[j]),
             )
@@ -54,13 +57,17 @@ def transfer_figure(record: Record, cross: CrossDomain) -> Figure:
     )
     table = [[cell(*pair) for pair in zip(*row, strict=True)] for row in zip(cross.transfer, intervals, strict=True)]
     drawing = charts.heat("Transfer of ablation between domains", names, names, cells)
-    return Figure("transfer", "Transfer of ablation", caption, [drawing], ["ablated", *names], labelled(names, table), n > MANY)
+    return Figure(
+        "transfer", "Transfer of ablation", caption, [drawing], ["ablated", *names], labelled(names, table), n > MANY
+    )
 
 
 def subspace_figure(subspace: Subspace) -> Figure:
     """Refusal and KL against the number of ablated components."""
     each = list(zip(subspace.k, subspace.refusal_rate, subspace.ci95, subspace.kl, strict=True))
-    rates = [Point(k, rate, ci, f"{k} components: {said(rate, *(ci or ()), share=True)} refused") for k, rate, ci, _ in each]
+    rates = [
+        Point(k, rate, ci, f"{k} components: {said(rate, *(ci or ()), share=True)} refused") for k, rate, ci, _ in each
+    ]
     costs = [Point(k, kl, None, f"{k} components: KL {number(kl, 4)} nats") for k, _, _, kl in each]
     steps = [str(k) for k in subspace.k]
     title, x_title = "Refusal by number of ablated components", "components ablated together"
@@ -81,6 +88,60 @@ def subspace_figure(subspace: Subspace) -> Figure:
     rows = [[Cell(str(k), (k,)), cell(rate, ci, share=True), cell(kl, digits=4)] for k, rate, ci, kl in each]
     header = ["components", "refusal rate [95 %]", "KL (nats)"]
     return Figure("subspace", title, caption, panels, header, rows, wide=True)
+
+
+def orderings_figure(subspace: Subspace) -> Figure | None:
+    """Score against the number of components, by the order in which they are taken."""
+    found = subspace.curves
+    if not found:
+        return None
+    score, costs, rows = [], [], []
+    for i, (name, of) in enumerate(found.items()):
+        each = list(zip(of.k, of.score, of.score_ci95, of.share, of.kl, strict=True))
+        score.append(
+            Series(
+                name,
+                colour(i),
+                [
+                    Point(k, v, e, f"{name}, {k}: score {said(v, *(e or ()))}, share {number(s)}")
+                    for k, v, e, s, _ in each
+                ],
+            )
+        )
+        costs.append(
+            Series(name, colour(i), [Point(k, kl, None, f"{name}, {k}: KL {number(kl, 3)}") for k, _, _, _, kl in each])
+        )
+        rows += [[Cell(name), Cell(str(k), (k,)), cell(v, e), cell(s), cell(kl, digits=3)] for k, v, e, s, kl in each]
+    ks = sorted({k for of in found.values() for k in of.k})
+    steps = [str(k) for k in range(ks[0], ks[-1] + 1)]
+    x_title = "components ablated together"
+    panels = [
+        charts.curves(
+            "Score by number of components and ordering",
+            "score of harmful prompts (nats)",
+            x_title,
+            score,
+            categories=steps,
+        ),
+        charts.curves(
+            "KL by number of components and ordering",
+            "KL on harmless prompts (nats)",
+            x_title,
+            costs,
+            include=0,
+            categories=steps,
+        ),
+    ]
+    notes = [
+        f"{name}: half of the effect with {of.k_for_50 if of.k_for_50 is not None else DASH} components, 90 % with "
+        f"{of.k_for_90 if of.k_for_90 is not None else DASH}."
+        for name, of in found.items()
+    ]
+    order = subspace.order or {}
+    notes += [f"Order of {name}: {', '.join(domains)}." for name, domains in order.items()]
+    caption = "The order that falls fastest needs the fewest directions; random components show what chance does."
+    header = ["ordering", "components", "score [95 %]", "share of the full drop", "KL"]
+    return Figure("orderings", "Which components carry refusal", caption, panels, header, rows, wide=True, notes=notes)
 
 
 def _rows(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from refusal_bench.record import Interval, Matrix
+from refusal_bench.record import Interval
 from refusal_bench.report.svg import (
     WIDTH,
     Axis,
@@ -108,7 +108,7 @@ def forest(
     alt: str, rows: list[tuple[str, list[Dot]]], keys: list[tuple[str, str]], axis_title: str, span: tuple[float, float]
 ) -> Markup:
     """Dots with intervals, one group a row, all on one axis."""
-    left = min(210.0, max(wide_as(name) for name, _ in rows) + 14)
+    left = min(220.0, 1.1 * max(wide_as(name) for name, _ in rows) + 16)
     shares = "%" in axis_title
     drawn, top = legend(keys, 10)
     each = max(22, 13 * max(len(dots) for _, dots in rows) + 8)
@@ -178,7 +178,7 @@ def _curve(one: Series, across: Axis, up: Axis) -> Markup:
         parts = []
         if point.interval is not None:
             parts.append(whisker(x, up(point.interval[0]), x, up(point.interval[1])))
-        parts.append(dot(x, y, radius=6 if point.x in one.chosen else 2.5))
+        parts.append(dot(x, y) if point.x in one.chosen else dot(x, y, "point", 2))
         marks.append(mark(tag("g", *parts), point.tip))
     lines = [path(points, class_="curve") for points in stretches if len(points) > 1]
     return tag("g", *lines, *marks, class_=one.style)

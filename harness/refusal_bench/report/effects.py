@@ -1,17 +1,17 @@
-"""Figures of the finer causal tests, drawn for records that hold them: effects, parts, doses, depth, dependence, mixtures.
+"""Figures of the finer causal tests, for records that hold them: effects, parts, doses, depth, dependence, mixtures.
 
 These fields are optional in a record; every function here gives nothing where its field is absent or null.
 """
 
 from __future__ import annotations
 
-from refusal_bench.record import CrossDomain, Record, Subspace
-from refusal_bench.record_causal import Dependence, Depth, Dose, Effects, Mixed, Parts, ScoredRows
+from refusal_bench.record import CrossDomain, Record
+from refusal_bench.record_causal import Dependence, Dose, Effects, Mixed, Parts, ScoredRows
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
 from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import DASH, number, percent
+from refusal_bench.words import number
 
 TABLES = (
     ("ablated_harmful", "Score of harmful prompts, row ablated", "change of the refusal score"),
@@ -41,14 +41,23 @@ def effects_figures(record: Record, effects: Effects | None) -> list[Figure]:
                 tip += "" if of.share is None else f", share of the own drop {number(of.share[i][j])}"
                 tip += "" if of.kl is None else f", KL {number(of.kl[i][j], 3)}"
                 spread = () if ends is None else (f"{number(ends[0], 1)} to {number(ends[1], 1)}",)
-                line.append(HeatCell(change, (number(change, 1), *spread), tip, cell_style(record, of.rows[i], domains[j])))
+                line.append(
+                    HeatCell(change, (number(change, 1), *spread), tip, cell_style(record, of.rows[i], domains[j]))
+                )
             cells.append(line)
             rows.append([cell(c, e) for c, e in zip(of.change[i], of.change_ci95[i], strict=True)])
-        caption = f"{what.capitalize()} in nats against the same prompts with nothing done; blue raises refusal, orange lowers it."
+        caption = (
+            f"{what.capitalize()} in nats against the same prompts with nothing done; blue raises refusal, orange "
+            "lowers it. Several directions behind a row: their number is in brackets."
+        )
         notes = [f"Moved by random ablation beyond noise: {', '.join(effects.fragile)}."] if effects.fragile else []
         drawing = charts.heat(title, names, columns, cells, most=most)
         header = ["direction", *columns]
-        figures.append(Figure(f"effects-{key}", title, caption, [drawing], header, labelled(names, rows), len(columns) > MANY, notes))
+        figures.append(
+            Figure(
+                f"effects-{key}", title, caption, [drawing], header, labelled(names, rows), len(columns) > MANY, notes
+            )
+        )
     return figures
 
 
@@ -60,8 +69,8 @@ def summary_sentences(cross: CrossDomain | None) -> list[str]:
     said_of = [summary.sentence]
     if summary.rank_correlation is not None:
         said_of.append(
-            f"Rank correlation of cosine and transfer {number(summary.rank_correlation)} over {summary.n_domains} domains "
-            f"(Mantel p {number(summary.mantel_p, 3)}, {summary.n_permutations} relabellings)."
+            f"Rank correlation of cosine and transfer {number(summary.rank_correlation)} over {summary.n_domains} "
+            f"domains (Mantel p {number(summary.mantel_p, 3)}, {summary.n_permutations} relabellings)."
         )
     return said_of
 
@@ -73,7 +82,9 @@ def parts_figure(record: Record, parts: dict[str, Parts] | None) -> Figure | Non
     rows = []
     for label, (_, part) in zip(shown(record, list(parts)), parts.items(), strict=True):
         places = ((1, 0), (0, 1), (1, 1))
-        rows.append([Cell(label), *(cell(part.share[i][j], part.share_ci95[i][j]) for i, j in places), Cell(part.sentence)])
+        rows.append(
+            [Cell(label), *(cell(part.share[i][j], part.share_ci95[i][j]) for i, j in places), Cell(part.sentence)]
+        )
     caption = "Drop of the score of a domain's own harmful prompts, as a share of the drop when both parts are ablated."
     header = ["domain", "shared ablated", "specific ablated", "both ablated", "in words"]
     return Figure("parts", "Shared and specific part of each direction", caption, [], header, rows, wide=True)
@@ -100,19 +111,31 @@ def dose_figure(record: Record, doses: dict[str, Dose] | None) -> Figure | None:
             ]
             series.append(Series(labels[name], colour(i), points, {0.0}))
             rows += [
-                [Cell(labels[name]), Cell(kind), cell(d), cell(of.harmful[p], of.harmful_ci95[p]), cell(of.harmless[p], of.harmless_ci95[p]), cell(of.kl[p], digits=3)]
+                [
+                    Cell(labels[name]),
+                    Cell(kind),
+                    cell(d),
+                    cell(of.harmful[p], of.harmful_ci95[p]),
+                    cell(of.harmless[p], of.harmless_ci95[p]),
+                    cell(of.kl[p], digits=3),
+                ]
                 for p, d in enumerate(of.dose)
             ]
         panels.append(charts.curves(f"Score by dose: {kind}", f"score of {prompts} prompts (nats)", x_title, series))
-    notes = [
-        f"{labels[name]}: half of the effect at dose {said(dose.addition.half_effect, *(dose.addition.half_effect_ci95 or ()))} "
-        f"added, {said(dose.ablation.half_effect, *(dose.ablation.half_effect_ci95 or ()))} removed; ablated to the harmless "
-        f"mean (affine): harmful {number(dose.affine.harmful)}, harmless {number(dose.affine.harmless)}, KL {number(dose.affine.kl, 3)}."
-        for name, dose in doses.items()
-    ]
+    notes = [f"{labels[name]}: {_dose_in_words(dose)}" for name, dose in doses.items()]
     caption = "A smooth rise means the direction acts by degree; dose 0, the large marker, is the unmodified model."
     header = ["domain", "intervention", "dose", "harmful [95 %]", "harmless [95 %]", "KL"]
     return Figure("dose", "Dose and response", caption, panels, header, rows, wide=True, notes=notes)
+
+
+def _dose_in_words(dose: Dose) -> str:
+    added, removed = (said(of.half_effect, *(of.half_effect_ci95 or ())) for of in (dose.addition, dose.ablation))
+    affine = dose.affine
+    return (
+        f"half of the effect at dose {added} added, {removed} removed; ablated to the harmless mean (affine): score of "
+        f"harmful prompts {number(affine.harmful)}, of harmless ones {number(affine.harmless)}, "
+        f"KL {number(affine.kl, 3)}."
+    )
 
 
 def dependence_figure(record: Record, dependence: Dependence | None) -> Figure | None:
@@ -121,77 +144,37 @@ def dependence_figure(record: Record, dependence: Dependence | None) -> Figure |
         return None
     names = shown(record, dependence.domains)
     most = max([1e-9, *(v for row in dependence.loss for v in row if v is not None)])
-    table = [[cell(*pair, digits=4) for pair in zip(*row, strict=True)] for row in zip(dependence.loss, dependence.loss_ci95, strict=True)]
+    table = [
+        [cell(*pair, digits=4) for pair in zip(*row, strict=True)]
+        for row in zip(dependence.loss, dependence.loss_ci95, strict=True)
+    ]
     cells = [
         [
-            HeatCell(v, (number(v, 3),), f"{names[i]} and {names[j]}: {said(v, *(dependence.loss_ci95[i][j] or ()))}", cell_style(record, dependence.domains[i], dependence.domains[j]))
+            HeatCell(
+                v,
+                (number(v, 3),),
+                f"{names[i]} and {names[j]}: {said(v, *(dependence.loss_ci95[i][j] or ()))}",
+                cell_style(record, dependence.domains[i], dependence.domains[j]),
+            )
             for j, v in enumerate(row)
         ]
         for i, row in enumerate(dependence.loss)
     ]
     caption = (
-        "Squared change of one direction's cosine with the stream when the other is ablated, both ways: 0 for directions "
-        f"that do not disturb each other, which orthogonal ones still may. First {dependence.n_layers} layers, "
-        f"{dependence.n_prompts} prompts."
+        "Squared change of one direction's cosine with the stream when the other is ablated, both ways: 0 for "
+        f"directions that do not disturb each other, which orthogonal ones still may. First "
+        f"{dependence.n_layers} layers, {dependence.n_prompts} prompts."
     )
     drawing = charts.heat("Representational dependence of all pairs", names, names, cells, most=most)
-    return Figure("dependence", "Representational dependence", caption, [drawing], ["", *names], labelled(names, table), len(names) > MANY)
-
-
-def orderings_figure(subspace: Subspace) -> Figure | None:
-    """Score against the number of components, by the order in which they are taken."""
-    found = subspace.curves
-    if not found:
-        return None
-    score, costs, rows = [], [], []
-    for i, (name, of) in enumerate(found.items()):
-        each = list(zip(of.k, of.score, of.score_ci95, of.share, of.kl, strict=True))
-        score.append(Series(name, colour(i), [Point(k, v, e, f"{name}, {k}: score {said(v, *(e or ()))}, share {number(s)}") for k, v, e, s, _ in each]))
-        costs.append(Series(name, colour(i), [Point(k, kl, None, f"{name}, {k}: KL {number(kl, 3)}") for k, _, _, _, kl in each]))
-        rows += [[Cell(name), Cell(str(k), (k,)), cell(v, e), cell(s), cell(kl, digits=3)] for k, v, e, s, kl in each]
-    ks = sorted({k for of in found.values() for k in of.k})
-    steps = [str(k) for k in range(ks[0], ks[-1] + 1)]
-    x_title = "components ablated together"
-    panels = [
-        charts.curves("Score by number of components and ordering", "score of harmful prompts (nats)", x_title, score, categories=steps),
-        charts.curves("KL by number of components and ordering", "KL on harmless prompts (nats)", x_title, costs, include=0, categories=steps),
-    ]
-    notes = [
-        f"{name}: half of the effect with {of.k_for_50 if of.k_for_50 is not None else DASH} components, 90 % with "
-        f"{of.k_for_90 if of.k_for_90 is not None else DASH}."
-        for name, of in found.items()
-    ]
-    order = subspace.order or {}
-    notes += [f"Order of {name}: {', '.join(domains)}." for name, domains in order.items()]
-    caption = "The order that falls fastest needs the fewest directions; random components show what chance does."
-    header = ["ordering", "components", "score [95 %]", "share of the full drop", "KL"]
-    return Figure("orderings", "Which components carry refusal", caption, panels, header, rows, wide=True, notes=notes)
-
-
-def depth_figure(record: Record, depth: Depth | None) -> Figure | None:
-    """Mean corrected cosine and share of pairs apart, by layer."""
-    if depth is None:
-        return None
-    cosines = [Point(at.layer, at.mean_cosine, None, f"layer {at.layer}: mean corrected cosine {number(at.mean_cosine)}") for at in depth.layers]
-    apart = [
-        Point(at.layer, at.n_apart / at.n_tested if at.n_tested else None, None, f"layer {at.layer}: {at.n_apart} of {at.n_tested} pairs apart")
-        for at in depth.layers
-    ]
-    chosen = {float(v) for v in (depth.parts_at, depth.meets_at) if v is not None}
-    x_title = "layer (stream entering the block)"
-    panels = [
-        charts.curves("Mean corrected cosine by layer", "mean corrected cosine", x_title, [Series("", colour(0), cosines, chosen)], include=1, keys=False),
-        charts.curves("Share of pairs apart by layer", "pairs apart", x_title, [Series("", colour(1), apart, chosen)], span=(0, 1), shares=True, keys=False),
-    ]
-    names = shown(record, depth.domains)
-    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-    rows = [
-        [Cell(str(at.layer), (at.layer,)), cell(at.mean_cosine), Cell(f"{at.n_apart} of {at.n_tested}", (at.n_apart, at.n_tested)), *(cell(at.cosine[i][j]) for i, j in pairs)]
-        for at in depth.layers
-    ]
-    caption = f"Two domains are apart where the data exclude a cosine of {depth.apart_below:g} and above. {depth.sentence}"
-    header = ["layer", "mean corrected cosine", "pairs apart", *(f"{names[i]} and {names[j]}" for i, j in pairs)]
-    return Figure("depth", "Where the directions part", caption, panels, header, rows, wide=True)
+    return Figure(
+        "dependence",
+        "Representational dependence",
+        caption,
+        [drawing],
+        ["", *names],
+        labelled(names, table),
+        len(names) > MANY,
+    )
 
 
 def mixed_figure(mixed: Mixed | None) -> Figure | None:
@@ -199,15 +182,23 @@ def mixed_figure(mixed: Mixed | None) -> Figure | None:
     if mixed is None:
         return None
     rows = [
-        [Cell(" and ".join(pair.domains)), Cell(str(pair.n), (pair.n,)), Cell(str(pair.n_refused), (pair.n_refused,)), *(cell(v, share=True) for v in pair.opened)]
+        [
+            Cell(" and ".join(pair.domains)),
+            Cell(str(pair.n), (pair.n,)),
+            Cell(str(pair.n_refused), (pair.n_refused,)),
+            *(cell(v, share=True) for v in pair.opened),
+        ]
         for pair in mixed.pairs
     ]
+    alone = said(mixed.opened_by_one, *(mixed.opened_by_one_ci95 or ()), share=True)
+    together = said(mixed.both_needed, *(mixed.both_needed_ci95 or ()), share=True)
     notes = [
         mixed.sentence,
-        f"Opened by one of the two alone: {said(mixed.opened_by_one, *(mixed.opened_by_one_ci95 or ()), share=True)}; only by both "
-        f"together: {said(mixed.both_needed, *(mixed.both_needed_ci95 or ()), share=True)} of {mixed.n_refused} refused.",
+        f"Of {mixed.n_refused} refused, one of the two opens {alone}, only both together {together}.",
     ]
-    notes += [f"Model {of.name}: mean absolute error {said(of.mean_abs_error, *(of.mean_abs_error_ci95 or ()))} nats, R² {number(of.r2)}." for of in mixed.models]
-    caption = f"Share of the refused prompts of two domains that each ablation opens ({percent(0)} to {percent(1)})."
+    for of in mixed.models:
+        error = said(of.mean_abs_error, *(of.mean_abs_error_ci95 or ()))
+        notes.append(f"Model {of.name}: mean absolute error {error} nats, R² {number(of.r2)}.")
+    caption = "Share of the refused prompts of two domains that each ablation takes to a score of 0 or below."
     header = ["domains", "prompts", "refused", *mixed.rows]
     return Figure("mixed", "Prompts of two domains", caption, [], header, rows, wide=True, notes=notes)

@@ -6,15 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
+from refusal_bench.metrics.geometry import SIGNIFICANT
 from refusal_bench.record import Geometry, Record, Spectrum
 from refusal_bench.report import charts, shapes
 from refusal_bench.report.charts import Dot, HeatCell
 from refusal_bench.report.figure import MANY, Cell, Figure, band, cell, cell_style, labelled, shown
 from refusal_bench.report.svg import said
 from refusal_bench.words import number, percent
-
-SIGNIFICANT = 0.05
-"""Holm-adjusted p-value below which a pair is outlined as different."""
 
 
 def cosine_figure(record: Record, geometry: Geometry, *, own_site: bool = False) -> Figure:
@@ -25,9 +23,14 @@ def cosine_figure(record: Record, geometry: Geometry, *, own_site: bool = False)
         [
             HeatCell(
                 value,
-                (number(value), *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"])),
+                (
+                    number(value),
+                    *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"]),
+                ),
                 _pair_in_words(geometry, names, i, j),
-                " ".join(filter(None, (_apart(geometry, i, j), cell_style(record, geometry.domains[i], geometry.domains[j])))),
+                " ".join(
+                    filter(None, (_apart(geometry, i, j), cell_style(record, geometry.domains[i], geometry.domains[j])))
+                ),
             )
             for j, value in enumerate(row)
         ]
@@ -39,10 +42,13 @@ def cosine_figure(record: Record, geometry: Geometry, *, own_site: bool = False)
     else:
         title, key = "Cosine at the common site", "cosine"
         caption = (
-            "1 is the same direction, 0 unrelated; compare with the ceiling that noise leaves of 1 (on hovering), not with "
-            "1. A dark frame: different beyond noise, all pairs considered."
+            "1 is the same direction, 0 unrelated; compare with the ceiling that noise leaves of 1 (on hovering), not "
+            "with 1. A dark frame: different beyond noise, all pairs considered."
         )
-    rows = [[cell(c, interval) for c, interval in zip(*row, strict=True)] for row in zip(geometry.cosine, intervals, strict=True)]
+    rows = [
+        [cell(c, interval) for c, interval in zip(*row, strict=True)]
+        for row in zip(geometry.cosine, intervals, strict=True)
+    ]
     drawing = charts.heat(f"{title}: cosines of all pairs of domains", names, names, cells)
     return Figure(key, title, caption, [drawing], ["", *names], labelled(names, rows), wide=n > MANY)
 
@@ -76,15 +82,33 @@ def comparisons_figure(record: Record, geometry: Geometry) -> Figure | None:
     lines, rows, values = [], [], [0.9]
     for (i, j), sentence in zip(combinations(range(len(shown_names)), 2), geometry.comparisons, strict=True):
         name = f"{shown_names[i]} and {shown_names[j]}"
-        corrected, interval, measured, top = geometry.cosine_disattenuated[i][j], intervals[i][j], geometry.cosine[i][j], ceiling[i][j]
+        corrected, interval, measured, top = (
+            geometry.cosine_disattenuated[i][j],
+            intervals[i][j],
+            geometry.cosine[i][j],
+            ceiling[i][j],
+        )
         verdict = sentence.partition(": ")[2].partition(", cosine")[0]
-        tip = f"{name}: {verdict}; corrected {said(corrected, *(interval or ()))}, measured {number(measured)}, ceiling {number(top)}"
-        dots = [Dot(corrected, interval, "c0 dot", tip), Dot(measured, None, "c1 ring", tip), Dot(top, None, "c7 tick", tip)]
+        tip = f"{name}: {verdict}; corrected {said(corrected, *(interval or ()))}, "
+        tip += f"measured {number(measured)}, ceiling {number(top)}"
+        dots = [
+            Dot(corrected, interval, "c0 dot", tip),
+            Dot(measured, None, "c1 ring", tip),
+            Dot(top, None, "c7 tick", tip),
+        ]
         lines.append((name, dots))
         values += [v for v in (corrected, measured, top, *(interval or ())) if v is not None]
-        rows.append([Cell(name), cell(corrected, interval), cell(measured), cell(top), cell(adjusted[i][j], digits=4), Cell(verdict)])
-    low = 0.0 if min(values) >= 0 else -1.0
-    low = 0.8 if min(values) >= 0.8 else 0.5 if min(values) >= 0.5 else low
+        rows.append(
+            [
+                Cell(name),
+                cell(corrected, interval),
+                cell(measured),
+                cell(top),
+                cell(adjusted[i][j], digits=4),
+                Cell(verdict),
+            ]
+        )
+    low = next((start for start in (0.8, 0.5, 0.0) if min(values) >= start), -1.0)
     keys = [("c0 dot", "corrected for noise"), ("c1 ring", "as measured"), ("c7 tick", "one direction")]
     drawing = charts.forest("Cosine of every pair of domains with intervals", lines, keys, "cosine", (low, 1.0))
     caption = (
@@ -105,12 +129,17 @@ def angles_figure(record: Record, geometry: Geometry) -> Figure | None:
     to_mean = gram.sum(axis=1) / np.sqrt(gram.sum())
     angles = np.degrees(np.arccos(np.clip(to_mean, -1, 1))).tolist()
     drawing = shapes.fan("Angle of each domain's direction from the mean direction", names, angles)
-    rows = [[Cell(f"{number(a, 1)}°", (a,)) for a in (angle, *(a or 0.0 for a in row))] for angle, row in zip(angles, geometry.angle_deg, strict=True)]
+    rows = [
+        [Cell(f"{number(a, 1)}°", (a,)) for a in (angle, *(a or 0.0 for a in row))]
+        for angle, row in zip(angles, geometry.angle_deg, strict=True)
+    ]
     caption = (
-        "How far each domain's direction turns from what they share. Up and down only keep the rays apart: the angles are "
-        "in a space of many dimensions; the table has the angle of every pair."
+        "How far each domain's direction turns from what they share. Up and down only keep the rays apart: the angles "
+        "are in a space of many dimensions; the table has the angle of every pair."
     )
-    return Figure("angles", "Angle from the mean direction", caption, [drawing], ["", "mean", *names], labelled(names, rows))
+    return Figure(
+        "angles", "Angle from the mean direction", caption, [drawing], ["", "mean", *names], labelled(names, rows)
+    )
 
 
 def projection_figure(record: Record, geometry: Geometry) -> Figure | None:
@@ -124,8 +153,8 @@ def projection_figure(record: Record, geometry: Geometry) -> Figure | None:
     drawing = shapes.places("Map of the domains' directions", names, pairs, shares)
     caption = (
         f"Domains near each other have similar directions (classical scaling of the cosine matrix). The map shows "
-        f"{percent(sum(shares))} of what differs between them; sides and signs of the axes mean nothing, and part of the "
-        "spread is noise."
+        f"{percent(sum(shares))} of what differs between them; sides and signs of the axes mean nothing, and part of "
+        "the spread is noise."
     )
     rows = labelled(names, [[cell(x), cell(y)] for x, y in pairs])
     return Figure("map", "Map of the directions", caption, [drawing], ["domain", "axis 1", "axis 2"], rows)
@@ -197,19 +226,24 @@ def noise_figure(record: Record, geometry: Geometry) -> Figure | None:
     """How well each direction is known, and whether the harmless prompts are a fair contrast; a table."""
     if geometry.reliability is None or geometry.pairs is None or geometry.pairs_needed is None:
         return None
-    each = zip(shown(record, geometry.domains), geometry.reliability, geometry.pairs, geometry.pairs_needed, strict=True)
+    each = zip(
+        shown(record, geometry.domains), geometry.reliability, geometry.pairs, geometry.pairs_needed, strict=True
+    )
     rows = [[Cell(name), cell(r), Cell(str(n), (n,)), Cell(number(need, 0), (need,))] for name, r, n, need in each]
     site = geometry.site
-    notes = [f"Contrast {geometry.contrast}; common site: layer {site.layer}, position {number(site.position, 0)}, by {site.chosen_by}."]
+    notes = [
+        f"Contrast {geometry.contrast}; common site: layer {site.layer}, position {number(site.position, 0)}, "
+        f"by {site.chosen_by}."
+    ]
     if geometry.topic_control is not None:
         control = geometry.topic_control
-        notes.append(f"Topic control: harmful and harmless topics agree with cosine {said(control.agreement, *control.ci95)}.")
+        notes.append(
+            f"Topic control: harmful and harmless topics agree with cosine {said(control.agreement, *control.ci95)}."
+        )
         notes += [f"{flag}: {why}" for flag, why in control.flags.items()]
     caption = (
-        "Reliability is the share of a direction's squared norm that is signal. Pairs needed bring the half-width of its "
-        "corrected cosines below 0.05."
+        "Reliability is the share of a direction's squared norm that is signal. Pairs needed bring the half-width of "
+        "its corrected cosines below 0.05."
     )
     header = ["domain", "reliability", "prompt pairs", "pairs needed"]
     return Figure("noise", "How well the directions are known", caption, [], header, rows, notes=notes)
-
-

@@ -15,6 +15,7 @@ class Section:
     """A part of the report; `missing` says why there is nothing to show."""
 
     key: str
+    short: str
     title: str
     figures: list[Figure]
     missing: str | None = None
@@ -23,16 +24,24 @@ class Section:
 
 def sections(record: Record) -> list[Section]:
     """All of them, in reading order."""
-    domain_figures = [behaviour.refusal_figure(record), behaviour.directions_figure(record), behaviour.selection_figure(record)]
+    domain_figures = [
+        behaviour.refusal_figure(record),
+        behaviour.directions_figure(record),
+        behaviour.selection_figure(record),
+    ]
     found = [
-        _section(record, "Does each domain have a direction?", "tasks", domain_figures),
-        _section(record, "How do the directions lie to each other?", "geometry", _geometry(record)),
-        _section(record, "Do they act differently?", "cross_domain", _causal(record)),
-        _section(record, "How many directions carry refusal?", "subspace", _subspace(record)),
-        _section(record, "Where in the model?", "layers", _layers(record)),
+        _section(record, "Directions", "Does each domain have a direction?", "tasks", domain_figures),
+        _section(record, "Geometry", "How do the directions lie to each other?", "geometry", _geometry(record)),
+        _section(record, "Causality", "Do they act differently?", "cross_domain", _causal(record)),
+        _section(record, "Dimensions", "How many directions carry refusal?", "subspace", _subspace(record)),
+        _section(record, "Layers", "Where in the model?", "layers", _layers(record)),
     ]
     judged = behaviour.judge_figure(record)
-    return found if judged is None else [*found, Section("judge-section", "How far can the judge be trusted?", [judged])]
+    return (
+        found
+        if judged is None
+        else [*found, Section("judge-section", "Judge", "How far can the judge be trusted?", [judged])]
+    )
 
 
 def _geometry(record: Record) -> list[Figure | None]:
@@ -70,16 +79,18 @@ def _causal(record: Record) -> list[Figure | None]:
 
 def _subspace(record: Record) -> list[Figure | None]:
     subspace = record.results.subspace
-    return [] if subspace is None else [causal.subspace_figure(subspace), effects.orderings_figure(subspace)]
+    return [] if subspace is None else [causal.subspace_figure(subspace), causal.orderings_figure(subspace)]
 
 
 def _layers(record: Record) -> list[Figure | None]:
-    return [depth.layers_figure(record), effects.depth_figure(record, record.results.depth)]
+    return [depth.layers_figure(record), depth.depth_figure(record, record.results.depth)]
 
 
-def _section(record: Record, title: str, part: str, drawn: list[Figure | None]) -> Section:
+def _section(record: Record, short: str, title: str, part: str, drawn: list[Figure | None]) -> Section:
     present = [figure for figure in drawn if figure is not None]
     sentences = effects.summary_sentences(record.results.cross_domain) if part == "cross_domain" else []
     if part == "geometry" and record.results.site_effect is not None:
         sentences.append(record.results.site_effect.sentence)
-    return Section(f"{part}-section", title, present, None if present else words.why_missing(record, part), sentences)
+    return Section(
+        f"{part}-section", short, title, present, None if present else words.why_missing(record, part), sentences
+    )

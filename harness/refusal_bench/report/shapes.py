@@ -41,7 +41,9 @@ def fan(alt: str, names: Sequence[str], angles: Sequence[float]) -> Markup:
     drawn.append(text(x0 + radius + 16, y0 + 4, "mean direction", class_="soft"))
     order = sorted(range(len(names)), key=lambda i: angles[i])
     signed = {i: angles[i] * (1 if place % 2 else -1) * stretch for place, i in enumerate(order)}
-    ends = {i: (x0 + radius * math.cos(math.radians(a)), y0 + radius * math.sin(math.radians(a))) for i, a in signed.items()}
+    ends = {
+        i: (x0 + radius * math.cos(math.radians(a)), y0 + radius * math.sin(math.radians(a))) for i, a in signed.items()
+    }
     last = {-1: y0 - 4.0, 1: y0 + 4.0}
     for i in order:
         x, y = ends[i]
@@ -51,7 +53,12 @@ def fan(alt: str, names: Sequence[str], angles: Sequence[float]) -> Markup:
         tip = f"{names[i]}: {angles[i]:.1f}° from the mean direction"
         ray = tag("line", x1=x0, y1=y0, x2=x, y2=y, class_="curve")
         leader = path([(x + 5, y), (x0 + radius + 34, spot)], class_="leader")
-        drawn.append(mark(tag("g", ray, dot(x, y, radius=4.5), leader, text(x0 + radius + 38, spot + 4, words), class_=colour(i)), tip))
+        drawn.append(
+            mark(
+                tag("g", ray, dot(x, y, radius=4.5), leader, text(x0 + radius + 38, spot + 4, words), class_=colour(i)),
+                tip,
+            )
+        )
     ys = [*last.values(), *(y for _, y in ends.values()), y0 - 40, y0 + 40]
     shift = min(ys) - 14
     return drawing(max(ys) - shift + 16, alt, tag("g", *drawn, transform=f"translate(0 {-shift:.1f})"))
@@ -62,7 +69,9 @@ def _arc(x0: float, y0: float, radius: float, degrees: float) -> Markup:
     return tag("line", x1=x0, y1=y0, x2=x, y2=y, class_="grid")
 
 
-def places(alt: str, names: Sequence[str], points: Sequence[tuple[float, float]], shares: tuple[float, float]) -> Markup:
+def places(
+    alt: str, names: Sequence[str], points: Sequence[tuple[float, float]], shares: tuple[float, float]
+) -> Markup:
     """A map: equal scales on both axes, so that distances can be read."""
     reach = 1.25 * max(1e-9, *(abs(v) for point in points for v in point))
     size = 300.0
@@ -83,7 +92,7 @@ def places(alt: str, names: Sequence[str], points: Sequence[tuple[float, float]]
 def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Sequence[str]) -> Markup:
     """A dendrogram: groups join at their mean cosine; numbers are bootstrap support."""
     order = _leaves(domains, merges)
-    left = min(150.0, max(map(wide_as, shown)) + 12)
+    left = min(160.0, 1.1 * max(map(wide_as, shown)) + 16)
     low = min(merge.cosine for merge in merges)
     across = Axis(min(low - 0.06 * (1 - low), 0.98), 1.0, WIDTH - 40, left)
     each, bottom = 34.0, 20 + 34.0 * len(domains)
@@ -105,8 +114,10 @@ def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Seque
         at[whole] = (x, middle)
         branch = path([(x1, y1), (x, y1), (x, y2), (x2, y2)], class_="branch")
         support = "" if merge.support is None else f"{100 * merge.support:.0f} %"
-        tip = f"{', '.join(merge.domains)}: join at cosine {number(merge.cosine)}" + (support and f", support {support}")
-        drawn.append(mark(tag("g", branch, text(x + 5, middle + 4, support, class_="small-left")), tip))
+        tip = f"{', '.join(merge.domains)}: join at cosine {number(merge.cosine)}" + (
+            support and f", support {support}"
+        )
+        drawn.append(mark(tag("g", branch, text(x + 5, middle - 5, support, class_="small-left")), tip))
     return drawing(bottom + 46, alt, *drawn)
 
 
@@ -121,7 +132,9 @@ def _leaves(domains: Sequence[str], merges: Sequence[Merge]) -> list[str]:
 
 def candidates(alt: str, name: str, table: Sequence[Candidate], chosen: Direction, baseline: float) -> Markup:
     """Bypass against KL of one domain's candidates; those without a bypass are ticks below the axis."""
-    listed, top = legend([("c1 dot", "chosen"), ("c0 dot", "eligible"), ("c7 ring", "rejected"), ("c7 tick", "KL only")], 28)
+    listed, top = legend(
+        [("c1 dot", "chosen"), ("c0 dot", "eligible"), ("c7 ring", "rejected"), ("c7 tick", "KL only")], 28
+    )
     kls = [max(KL_LEAST, row.kl) for row in table]
     known = [row.bypass for row in table if row.bypass is not None]
     across = Axis(min(kls) * 0.8, max(kls) * 1.25, LEFT, WIDTH - RIGHT, log=True)
@@ -132,12 +145,21 @@ def candidates(alt: str, name: str, table: Sequence[Candidate], chosen: Directio
     is_chosen = [(row.layer, row.position) == (chosen.layer, chosen.position) for row in table]
     for row, its in sorted(zip(table, is_chosen, strict=True), key=lambda pair: pair[1]):
         x = across(max(KL_LEAST, row.kl))
-        tip = f"layer {row.layer}, position {number(row.position, 0)}: KL {'at least ' if row.kl_is_bound else ''}{number(row.kl, 3)}, bypass {number(row.bypass)}, induce {number(row.induce)}"
-        tip += f", rejected by {row.rejected}" if row.rejected else ""
+        tip = _in_words(row)
         if row.bypass is None:
             shape, style = tag("line", x1=x, x2=x, y1=up.start - 9, y2=up.start, class_="tick"), "c7"
         else:
             kind = "ring" if row.rejected and not its else "dot"
-            shape, style = dot(x, up(row.bypass), kind, 7 if its else 4), "c1" if its else "c7" if row.rejected else "c0"
+            shape, style = (
+                dot(x, up(row.bypass), kind, 7 if its else 4),
+                "c1" if its else "c7" if row.rejected else "c0",
+            )
         drawn.append(mark(tag("g", shape, class_=style), ("chosen: " if its else "") + tip))
     return drawing(top + 246, alt, *drawn)
+
+
+def _in_words(row: Candidate) -> str:
+    kl = ("at least " if row.kl_is_bound else "") + number(row.kl, 3)
+    where = f"layer {row.layer}, position {number(row.position, 0)}"
+    rejected = f", rejected by {row.rejected}" if row.rejected else ""
+    return f"{where}: KL {kl}, bypass {number(row.bypass)}, induce {number(row.induce)}{rejected}"

@@ -13,7 +13,7 @@ from refusal_bench.words import number, percent, visible
 
 WIDTH = 480
 """User units of a drawing; about as many pixels on screen."""
-CHARACTER = 6.7
+CHARACTER = 7.2
 """Mean width of a character of a label, user units."""
 COLOURS = 8
 
