@@ -27,6 +27,8 @@ from refusal_bench.report.svg import (
 )
 
 LEFT, RIGHT = 52, 14
+ROOM = 64
+"""A narrower cell of a heat map shows no interval."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
     each = max(46.0, (WIDTH - left) / len(columns))
     slanted = max(map(wide_as, columns)) > each - 4
     top, high = (14 + min(120.0, max(map(wide_as, columns))) * 0.6 if slanted else 24), 38
+    high = high if each >= ROOM and any(len(cell.lines) > 1 for row in cells for cell in row) else 28
     drawn = []
     for j, name in enumerate(columns):
         x, y = left + (j + 0.5) * each, top - 8
@@ -83,25 +86,26 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
     for i, row in enumerate(cells):
         y = top + i * high
         drawn.append(text(left - 10, y + high / 2 + 4, shorten(rows[i], left), text_anchor="end"))
-        drawn += [mark(_heat_cell(cell, left + j * each, y, each, high, most), cell.tip) for j, cell in enumerate(row)]
+        drawn += [mark(cell.tip, *_heat_cell(cell, left + j * each, y, each, high, most)) for j, cell in enumerate(row)]
     spill = 70 if slanted else 0
     return drawing(top + len(rows) * high + 2, alt, *drawn, width=max(WIDTH, left + each * len(columns)) + spill)
 
 
-def _heat_cell(cell: HeatCell, x: float, y: float, wide: float, high: float, most: float) -> Markup:
-    strength = 0.0 if cell.value is None else min(1.0, abs(cell.value) / most)
+def _heat_cell(cell: HeatCell, x: float, y: float, wide: float, high: float, most: float) -> list[Markup]:
+    # A cell of 0 still shows where it is.
+    strength = 0.05 + 0.95 * (0.0 if cell.value is None else min(1.0, abs(cell.value) / most))
     sign = "none" if cell.value is None else "negative" if cell.value < 0 else "positive"
     box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3}
-    shapes = [tag("rect", **box, class_="blank"), tag("rect", **box, class_=sign, fill_opacity=f"{strength:.3f}")]
+    shapes = [tag("rect", **box, class_=sign, fill_opacity=f"{strength:.3f}")]
     if cell.style:
         inner = {"x": x + 2.5, "y": y + 2.5, "width": wide - 5, "height": high - 5, "rx": 2}
         shapes.append(tag("rect", **inner, class_=cell.style))
-    lines = cell.lines if wide >= 64 else cell.lines[:1]
+    lines = cell.lines if wide >= ROOM else cell.lines[:1]
     middle = x + wide / 2
     shapes.append(text(middle, y + high / 2 + (4 if len(lines) == 1 else -2), lines[0], class_="value"))
     if len(lines) > 1:
         shapes.append(text(middle, y + high / 2 + 12, lines[1], class_="small"))
-    return tag("g", *shapes)
+    return shapes
 
 
 def forest(
@@ -137,9 +141,9 @@ def _forest_dot(one: Dot, across: Axis, y: float, high: float) -> Markup:
     x = across(one.value)
     if kind == "tick":
         line = tag("line", x1=x, x2=x, y1=y - high / 2 + 3, y2=y + high / 2 - 3, class_="tick")
-        return mark(tag("g", line, class_=style), one.tip)
+        return mark(one.tip, tag("g", line, class_=style))
     interval = [] if one.interval is None else [whisker(across(one.interval[0]), y, across(one.interval[1]), y)]
-    return mark(tag("g", *interval, dot(x, y, kind, 4.5), class_=style), one.tip)
+    return mark(one.tip, tag("g", *interval, dot(x, y, kind, 4.5), class_=style))
 
 
 def curves(
@@ -179,7 +183,7 @@ def _curve(one: Series, across: Axis, up: Axis) -> Markup:
         if point.interval is not None:
             parts.append(whisker(x, up(point.interval[0]), x, up(point.interval[1])))
         parts.append(dot(x, y) if point.x in one.chosen else dot(x, y, "point", 2))
-        marks.append(mark(tag("g", *parts), point.tip))
+        marks.append(mark(point.tip, *parts))
     lines = [path(points, class_="curve") for points in stretches if len(points) > 1]
     return tag("g", *lines, *marks, class_=one.style)
 
@@ -203,11 +207,11 @@ def spectrum(
         bar = tag("rect", x=x, y=up(share), width=wide, height=up(0) - up(share), class_="band")
         lines = [] if interval is None else [whisker(x + wide / 2, up(interval[0]), x + wide / 2, up(interval[1]))]
         tip = f"{names[i]}: {said(share, *(interval or ()), share=True)}"
-        drawn.append(mark(tag("g", bar, *lines, class_="c0"), tip))
+        drawn.append(mark(tip, tag("g", bar, *lines, class_="c0")))
         for place, (style, name, null) in enumerate(bands):
             low, high = null[i]
             box = {"x": x + wide + 4 + place * step * 0.17, "y": up(high), "width": step * 0.14}
             shape = tag("rect", **box, height=max(2.5, up(low) - up(high)), rx=2, class_="band")
             said_band = f"{names[i]}, {name}: {said(low, share=True)} to {said(high, share=True)}"
-            drawn.append(mark(tag("g", shape, class_=style.split()[0]), said_band))
+            drawn.append(mark(said_band, tag("g", shape, class_=style.split()[0])))
     return drawing(top + 190 + 46, alt, *drawn)

@@ -26,8 +26,8 @@ class Cell:
 
     @property
     def data(self) -> str | None:
-        """The numbers in full, for the copy as CSV; None for words."""
-        return " ".join("" if value is None else repr(value) for value in self.values) if self.values else None
+        """The numbers to six digits, for the copy as CSV; None for words."""
+        return " ".join("" if value is None else f"{value:.6g}" for value in self.values) if self.values else None
 
 
 @dataclass(frozen=True)

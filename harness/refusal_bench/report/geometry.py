@@ -93,8 +93,8 @@ def comparisons_figure(record: Record, geometry: Geometry) -> Figure | None:
         tip += f"measured {number(measured)}, ceiling {number(top)}"
         dots = [
             Dot(corrected, interval, "c0 dot", tip),
-            Dot(measured, None, "c1 ring", tip),
-            Dot(top, None, "c7 tick", tip),
+            Dot(measured, None, "c1 ring", f"{name}: measured {number(measured)}"),
+            Dot(top, None, "c7 tick", f"{name}: one direction would show {number(top)}"),
         ]
         lines.append((name, dots))
         values += [v for v in (corrected, measured, top, *(interval or ())) if v is not None]

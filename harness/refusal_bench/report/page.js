@@ -24,7 +24,9 @@
   }
 
   document.addEventListener("pointermove", (event) => show(event.target.closest(".mark"), event.clientX, event.clientY));
-  document.addEventListener("scroll", () => show(null), true);
+  document.addEventListener("scroll", () => {
+    if (document.activeElement !== current?.ownerSVGElement) show(null); // focusing a drawing may scroll to it
+  }, true);
   document.addEventListener("focusout", () => show(null));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") show(null);

@@ -53,12 +53,8 @@ def fan(alt: str, names: Sequence[str], angles: Sequence[float]) -> Markup:
         tip = f"{names[i]}: {angles[i]:.1f}° from the mean direction"
         ray = tag("line", x1=x0, y1=y0, x2=x, y2=y, class_="curve")
         leader = path([(x + 5, y), (x0 + radius + 34, spot)], class_="leader")
-        drawn.append(
-            mark(
-                tag("g", ray, dot(x, y, radius=4.5), leader, text(x0 + radius + 38, spot + 4, words), class_=colour(i)),
-                tip,
-            )
-        )
+        label = text(x0 + radius + 38, spot + 4, words)
+        drawn.append(mark(tip, tag("g", ray, dot(x, y, radius=4.5), leader, label, class_=colour(i))))
     ys = [*last.values(), *(y for _, y in ends.values()), y0 - 40, y0 + 40]
     shift = min(ys) - 14
     return drawing(max(ys) - shift + 16, alt, tag("g", *drawn, transform=f"translate(0 {-shift:.1f})"))
@@ -85,7 +81,7 @@ def places(
         # The label goes where the map has room: to the left of points near its right edge.
         right = across(x) + wide_as(name) > WIDTH - 10
         words = text(across(x) + (-10 if right else 10), up(y) + 4, name, text_anchor="end" if right else "start")
-        drawn.append(mark(tag("g", dot(across(x), up(y)), words, class_=colour(i)), tip))
+        drawn.append(mark(tip, tag("g", dot(across(x), up(y)), words, class_=colour(i))))
     return drawing(size + 68, alt, *drawn)
 
 
@@ -117,7 +113,7 @@ def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Seque
         tip = f"{', '.join(merge.domains)}: join at cosine {number(merge.cosine)}" + (
             support and f", support {support}"
         )
-        drawn.append(mark(tag("g", branch, text(x + 5, middle - 5, support, class_="small-left")), tip))
+        drawn.append(mark(tip, branch, text(x + 5, middle - 5, support, class_="small-left")))
     return drawing(bottom + 46, alt, *drawn)
 
 
@@ -154,7 +150,7 @@ def candidates(alt: str, name: str, table: Sequence[Candidate], chosen: Directio
                 dot(x, up(row.bypass), kind, 7 if its else 4),
                 "c1" if its else "c7" if row.rejected else "c0",
             )
-        drawn.append(mark(tag("g", shape, class_=style), ("chosen: " if its else "") + tip))
+        drawn.append(mark(("chosen: " if its else "") + tip, tag("g", shape, class_=style)))
     return drawing(top + 246, alt, *drawn)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from refusal_bench.leaderboard.site.curves import ticks
-from refusal_bench.words import number, percent, visible
+from refusal_bench.words import number_interval, percent, percent_interval, visible
 
 WIDTH = 480
 """User units of a drawing; about as many pixels on screen."""
@@ -30,9 +30,9 @@ def text(x: float, y: float, words: str, **attributes: object) -> Markup:
     return tag("text", visible(words), x=x, y=y, **attributes)
 
 
-def mark(shape: Markup, tip: str) -> Markup:
+def mark(tip: str, *shapes: Markup) -> Markup:
     """Something that says what it is on hovering, and to a reader of the screen."""
-    return tag("g", tag("title", visible(tip)), shape, class_="mark")
+    return tag("g", tag("title", visible(tip)), *shapes, class_="mark")
 
 
 def drawing(height: float, alt: str, *children: Markup, width: float = WIDTH) -> Markup:
@@ -157,5 +157,5 @@ def _plain(value: object) -> object:
 
 def said(value: float | None, low: float | None = None, high: float | None = None, *, share: bool = False) -> str:
     """A value with its interval in words."""
-    write = percent if share else number
-    return write(value) if low is None or high is None else f"{write(value)} [{write(low)}, {write(high)}]"
+    interval = None if low is None or high is None else (low, high)
+    return percent_interval(value, interval) if share else number_interval(value, interval)
