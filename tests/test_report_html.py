@@ -2,66 +2,76 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import plotly.graph_objects as go
+import numpy as np
 import pytest
 from record_factory import make_record, make_record_of_0_1, record_dict
 from refusal_bench.cli.report import report
 from refusal_bench.errors import InputError
 from refusal_bench.record import Record
 from refusal_bench.report import write_report
+from refusal_bench.report.geometry import scaled
 from refusal_bench.report.html import render
+from refusal_bench.report.svg import Axis
 
-FULL = {
-    *("refusal", "cosine", "comparisons", "cosine-own", "pca-uncentred", "pca-centred"),
-    *("ablation", "addition", "transfer", "subspace", "layers"),
+DRAWN = {
+    *("refusal", "selection", "cosine", "comparisons", "angles", "map", "cosine-own", "pca-uncentred", "pca-centred"),
+    *("dendrogram", "ablation", "addition", "transfer", "subspace", "layers"),
 }
+TABLES = {"directions", "noise"}
 HOSTILE = "<script>alert(1)</script><a href='https://evil.example'>x</a>\" onload='"
 
 
 class Page(HTMLParser):
-    """What a browser would see: tags with attributes, scripts, visible text, tables by figure."""
+    """What a browser would see: tags, scripts, visible text; by figure, the marks' titles and the table's cells."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = [("", {})]
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text = ""
-        self.policy = ""
-        self.figures: dict[str, Any] = {}
-        self.cells: dict[str, list[str]] = {}
-        self.figure = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text, self.policy, self.figure = "", "", ""
+        self.marks: dict[str, list[str]] = {}
+        self.cells: dict[str, list[tuple[str, str | None]]] = {}
+        self.drawn: dict[str, list[tuple[str, dict[str, str | None]]]] = {}
+        self.open: list[tuple[str, dict[str, str | None]]] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.append((tag, found))
+        if tag not in ("meta", "br"):
+            self.open.append((tag, found))
         if tag == "figure":
             self.figure = found["id"] or ""
+            self.cells[self.figure] = []
+        if self.figure and "svg" in (name for name, _ in self.open):
+            self.drawn.setdefault(self.figure, []).append((tag, found))
         if found.get("http-equiv") == "Content-Security-Policy":
             self.policy = found["content"] or ""
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.tags[-1]
-        if tag == "script" and not data.isspace():
-            self.scripts.append((attributes, data))
-            if attributes.get("type") == "application/json":
-                self.figures[self.figure] = json.loads(data)
+        tag, attributes = self.open[-1] if self.open else ("", {})
+        if tag == "script":
+            self.scripts.append(data)
+        elif tag == "title" and self.figure:
+            self.marks.setdefault(self.figure, []).append(data)
         elif tag != "style":
             self.text += data
-            if tag in ("td", "th") and data.strip():
-                self.cells.setdefault(self.figure, []).append(data)
+            if tag in ("td", "th") and self.figure:
+                self.cells[self.figure].append((data, attributes.get("data-values")))
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("script", "style", "td", "th"):
-            self.tags.append((f"/{tag}", {}))
+        name, _ = self.open.pop()
+        assert name == tag, f"<{name}> closed by </{tag}>"
         if tag == "figure":
             self.figure = ""
+
+    def words(self, figure: str) -> list[str]:
+        return [text for text, _ in self.cells[figure]]
 
 
 @pytest.fixture(scope="module")
@@ -74,92 +84,127 @@ def page(record: Record) -> Page:
     return Page(render(record))
 
 
-def test_every_figure_is_there_with_caption_and_table(page: Page) -> None:
-    assert set(page.figures) == FULL
-    counts = [sum(tag == name for tag, _ in page.tags) for name in ("figcaption", "details", "figure")]
-    assert counts == [len(FULL)] * 3
-    assert set(page.cells) >= FULL
+def test_every_figure_is_drawn_with_a_caption_marks_and_a_table(page: Page) -> None:
+    assert set(page.drawn) == DRAWN
+    assert set(page.marks) == DRAWN
+    assert set(page.cells) == DRAWN | TABLES
+    assert all(page.cells.values())
+    counts = [sum(tag == name for tag, _ in page.tags) for name in ("figcaption", "figure")]
+    assert counts == [len(DRAWN | TABLES)] * 2
 
 
-def test_plots_are_valid_plotly(page: Page) -> None:
-    for plot in page.figures.values():
-        go.Figure(plot)
+def test_every_drawing_has_words_for_those_who_do_not_see_it_and_can_be_focused(page: Page) -> None:
+    drawings = [found for tag, found in page.tags if tag == "svg"]
+    assert all(found["aria-label"] and found["tabindex"] == "0" for found in drawings)
+    buttons = [found["data-does"] for tag, found in page.tags if tag == "button"]
+    assert buttons.count("svg") == buttons.count("png") == len(drawings)
+    assert buttons.count("csv") == sum(tag == "table" for tag, _ in page.tags)
 
 
-def test_heat_maps_hold_the_records_numbers_on_fixed_scales(page: Page, record: Record) -> None:
+def test_heat_maps_say_the_records_numbers_and_are_coloured_by_them(page: Page, record: Record) -> None:
     cross, geometry = record.results.cross_domain, record.results.geometry
     assert cross is not None
     assert geometry is not None
-    heat = {name: page.figures[name]["data"][0] for name in ("cosine", "ablation", "addition", "transfer")}
-    assert heat["cosine"]["z"] == geometry.cosine
-    assert heat["transfer"]["z"] == cross.transfer
-    controls = (cross.controls.random.ablation.refusal_rate, cross.controls.shared.ablation.refusal_rate)
-    assert heat["ablation"]["z"] == [cross.baseline.refusal_rate[0], *cross.ablation.refusal_rate, *controls]
-    controls = (cross.controls.random.addition.refusal_rate, cross.controls.shared.addition.refusal_rate)
-    assert heat["addition"]["z"] == [cross.baseline.refusal_rate[1], *cross.addition.refusal_rate, *controls]
-    assert {name: (trace["zmin"], trace["zmax"]) for name, trace in heat.items()} == {
-        "cosine": (-1, 1),
-        "ablation": (0, 1),
-        "addition": (0, 1),
-        "transfer": (0, 1),
-    }
+    for key, matrix in (("cosine", geometry.cosine), ("transfer", cross.transfer)):
+        filled = [found for _, found in page.drawn[key] if "fill-opacity" in found]
+        wanted = [0.05 + 0.95 * (0.0 if v is None else min(1, abs(v))) for row in matrix for v in row]
+        assert [float(str(found["fill-opacity"])) for found in filled] == pytest.approx(wanted, abs=6e-4)
+    rows = [cross.baseline.refusal_rate[0], *cross.ablation.refusal_rate]
+    rows += [cross.controls.random.ablation.refusal_rate, cross.controls.shared.ablation.refusal_rate]
+    said = [re.search(r"asked: (\d+) %", mark) for mark in page.marks["ablation"]]
+    assert [int(found[1]) for found in said if found] == [round(100 * v) for row in rows for v in row if v is not None]
 
 
-def test_error_bars_end_where_the_intervals_end(page: Page, record: Record) -> None:
-    bars = page.figures["refusal"]["data"][0]
-    for i, task in enumerate(record.results.tasks.values()):
-        interval = task.refusal.baseline_harmful.ci95
-        assert interval is not None
-        assert bars["y"][i] + bars["error_y"]["array"][i] == pytest.approx(interval[1])
-        assert bars["y"][i] - bars["error_y"]["arrayminus"][i] == pytest.approx(interval[0])
-
-
-def test_tables_repeat_the_figures(page: Page, record: Record) -> None:
-    assert record.results.geometry is not None
-    assert f"{record.results.geometry.cosine[0][1]:.2f} [" in " ".join(page.cells["cosine"])
-    rate = record.results.tasks["fraud"].refusal.ablated_harmful.rate
-    assert f"{100 * rate:.0f} % [" in " ".join(page.cells["refusal"])  # type: ignore[operator]
-
-
-def test_every_pair_is_shown_with_its_interval_its_ceiling_and_words(page: Page, record: Record) -> None:
+def test_a_pair_of_the_heat_map_says_interval_ceiling_and_significance(page: Page, record: Record) -> None:
     geometry = record.results.geometry
     assert geometry is not None
-    assert geometry.cosine_disattenuated_ci95 is not None
-    corrected, measured, ceiling = page.figures["comparisons"]["data"]
-    assert corrected["y"] == ["fraud and privacy", "fraud and weapons", "privacy and weapons"]
-    low, high = geometry.cosine_disattenuated_ci95[0][2]  # type: ignore[misc]
-    assert corrected["x"][1] == geometry.cosine_disattenuated[0][2]
-    assert corrected["x"][1] - corrected["error_x"]["arrayminus"][1] == pytest.approx(low)
-    assert corrected["x"][1] + corrected["error_x"]["array"][1] == pytest.approx(high)
-    assert measured["x"] == [geometry.cosine[i][j] for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert ceiling["x"] == [0.95] * 3
-    cells = page.cells["comparisons"]
+    low, high = geometry.cosine_ci95[0][2]  # type: ignore[misc]
+    mark = page.marks["cosine"][2]
+    assert mark.startswith(
+        f"fraud and weapons: cosine {geometry.cosine[0][2]:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    )
+    assert "ceiling 0.95" in mark
+    assert "p of one direction 0.064 (Holm)" in mark  # 0.032 times 2
+
+
+def test_domains_without_a_direction_are_marked_in_every_matrix(page: Page) -> None:
+    for key in ("cosine", "cosine-own", "ablation", "addition", "transfer"):
+        dashed = [found for _, found in page.drawn[key] if "unsound" in str(found.get("class"))]
+        rows = 3 + (3 if key in ("ablation", "addition") else 0)
+        assert len(dashed) == rows + 3 - 1, key
+        assert "privacy †" in page.words(key)[:3]
+    assert "privacy: no direction passed every filter" in page.text
+    assert "†" not in Page(render(make_record())).text.replace("dashed frame and †", "")
+
+
+def test_intervals_are_drawn_from_end_to_end(page: Page, record: Record) -> None:
+    interval = record.results.tasks["fraud"].refusal.baseline_harmful.ci95
+    assert interval is not None
+    whisker = next(found for _, found in page.drawn["refusal"] if found.get("class") == "whisker")
+    grid = [float(str(found["x1"])) for _, found in page.drawn["refusal"] if found.get("class") == "grid"]
+    zero, one = min(grid), max(grid)
+    drawn = [(float(str(whisker[end])) - zero) / (one - zero) for end in ("x1", "x2")]
+    assert drawn == pytest.approx(interval, abs=2e-3)
+
+
+def test_tables_hold_the_numbers_in_full(page: Page, record: Record) -> None:
+    condition = record.results.tasks["fraud"].refusal.ablated_harmful
+    assert condition.rate is not None
+    assert condition.ci95 is not None
+    low, high = condition.ci95
+    text = f"{100 * condition.rate:.0f} % [{100 * low:.0f}–{100 * high:.0f}]"
+    values = next(values for cell, values in page.cells["refusal"] if cell == text)
+    assert values is not None
+    assert [float(value) for value in values.split()] == pytest.approx([condition.rate, low, high], rel=1e-5)
+
+
+def test_every_pair_is_listed_with_its_verdict(page: Page) -> None:
+    cells = page.words("comparisons")
     assert cells.count("different directions") == 1  # of p 0.002, 0.032 and 0.062, times 3, 2 and 1
     assert cells.count("not told apart") == 2
 
 
-def test_a_pair_that_was_not_compared_is_shown_as_such() -> None:
-    data = record_dict()
-    geometry = data["results"]["geometry"]
-    for name in ("cosine_disattenuated", "cosine_disattenuated_ci95", "p_same_holm"):
-        geometry[name][0][1] = geometry[name][1][0] = None
-    geometry["comparisons"][0] = "fraud and privacy: too few prompts of fraud (reliability 0.31, needs 0.5)"
-    page = Page(render(Record.model_validate(data)))
-    row = page.cells["comparisons"][6:12]
-    assert [row[0], row[1], row[4]] == ["fraud and privacy", "–", "–"]
-    assert row[5] == "too few prompts of fraud (reliability 0.31, needs 0.5)"
-    go.Figure(page.figures["comparisons"])
+def test_the_map_keeps_the_distances_of_points_in_a_plane() -> None:
+    # Three unit vectors around the mean direction differ in a plane only: the map must lose nothing.
+    vectors = np.array([[math.cos(a), math.sin(a), 2.0] for a in (0.1, 1.9, 4.0)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    points, shares = scaled(vectors @ vectors.T)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.linalg.norm(points[i] - points[j]) == pytest.approx(np.linalg.norm(vectors[i] - vectors[j]))
+    assert sum(shares) == pytest.approx(1)
+    eigenvalues = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2
+    assert shares[0] == pytest.approx(eigenvalues[0] / eigenvalues.sum())
 
 
-def test_the_spectrum_shows_the_band_of_one_direction(page: Page) -> None:
-    bands = [trace for trace in page.figures["pca-uncentred"]["data"] if "one direction" in trace["name"]]
-    assert bands[0]["y"][0] == pytest.approx(0.85)
-    assert any(cell.startswith("80") and "90" in cell for cell in page.cells["pca-uncentred"])
+def test_the_fan_shows_angles_from_the_mean(page: Page, record: Record) -> None:
+    cosine = np.array(record.results.geometry.cosine)  # type: ignore[union-attr]
+    vectors = np.linalg.cholesky(cosine)  # unit vectors with these cosines
+    mean = vectors.mean(axis=0)
+    angle = math.degrees(math.acos(vectors[0] @ mean / np.linalg.norm(mean)))
+    assert f"fraud: {angle:.1f}° from the mean direction" in page.marks["angles"]
+
+
+def test_the_dendrogram_says_support(page: Page, record: Record) -> None:
+    merges = record.results.geometry.dendrogram  # type: ignore[union-attr]
+    assert merges
+    assert len(page.marks["dendrogram"]) == len(merges)
+    assert page.marks["dendrogram"][0].endswith("support 90 %")
+
+
+def test_the_chosen_candidate_is_marked_once_a_domain(page: Page, record: Record) -> None:
+    chosen = [mark for mark in page.marks["selection"] if mark.startswith("chosen: layer 5, position −1: ")]
+    assert len(chosen) == len(record.results.tasks)
+    assert len(page.marks["selection"]) == sum(len(t.selection.table) for t in record.results.tasks.values())
+
+
+def test_an_axis_puts_its_ends_at_its_ends() -> None:
+    axis = Axis(0.001, 10, 50, 450, log=True)
+    assert [axis(0.001), axis(0.1), axis(10), axis(99), axis(0)] == pytest.approx([50, 250, 450, 450, 50])
 
 
 def test_a_record_of_before_these_fields_is_still_shown() -> None:
     page = Page(render(make_record_of_0_1()))
-    assert set(page.figures) == FULL - {"comparisons"}
+    assert set(page.drawn) == DRAWN - {"comparisons", "dendrogram"}
     assert "None" not in page.text
 
 
@@ -171,47 +216,39 @@ def test_the_verdict_comes_first(page: Page, record: Record) -> None:
 
 
 def test_the_page_makes_no_request(page: Page) -> None:
-    loading = {"src", "href", "srcset", "data", "action", "poster", "background"}
+    loading = {"src", "srcset", "data", "action", "poster", "background", "xlink:href"}
     assert not [(tag, found) for tag, found in page.tags if loading & set(found)]
     assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "img", "object", "embed", "base", "form")]
+    ids = {found["id"] for _, found in page.tags if "id" in found}
+    links = [str(found["href"]) for _, found in page.tags if "href" in found]
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
     assert page.policy.startswith("default-src 'none'")
 
 
-def test_only_the_reports_own_scripts_may_run(page: Page) -> None:
-    code = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
-    assert len(code) == 2
-    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in code}
-    allowed = re.search(r"script-src ([^;]*);", page.policy)
-    assert allowed is not None
-    assert set(allowed[1].split()) == hashes
-
-
-def test_plotly_is_there_once(record: Record) -> None:
-    assert render(record).count("* plotly.js v") == 1
+def test_only_the_reports_own_script_may_run(page: Page) -> None:
+    (code,) = page.scripts
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page.policy
 
 
 def test_hostile_names_stay_text() -> None:
-    data = record_dict(("fraud", HOSTILE), model_id=HOSTILE, no_direction=(HOSTILE,))
+    data = record_dict(("fraud", HOSTILE, "y"), model_id=HOSTILE, no_direction=(HOSTILE,))
     data["warnings"] = [HOSTILE]
     data["model"]["post_instruction_tokens"] = [HOSTILE] * 3
     data["model"]["refusal_tokens"] = [HOSTILE]
     data["results"]["geometry"]["verdict"] = HOSTILE
-    hostile, harmless = Page(render(Record.model_validate(data))), Page(render(make_record(("fraud", "x"))))
-    scripts = [[tag for tag, _ in page.tags].count("script") for page in (hostile, harmless)]
-    assert scripts[0] == scripts[1]
-    assert not [tag for tag, _ in hostile.tags if tag == "a"]
-    assert not [found for _, found in hostile.tags if "onload" in found]
+    hostile = Page(render(Record.model_validate(data)))
+    harmless = Page(render(make_record(("fraud", "x", "y"), no_direction=("x",))))
+    for name in ("script", "a", "svg", "figure", "button", "table"):
+        assert [tag for tag, _ in hostile.tags].count(name) == [tag for tag, _ in harmless.tags].count(name), name
+    assert not [found for _, found in hostile.tags if {"onload", "onerror"} & set(found)]
     assert HOSTILE in hostile.text
-    assert "<" not in json.dumps([plot["layout"] for plot in hostile.figures.values()])
-    names = [trace.get("hovertext") or trace["x"] for trace in hostile.figures["cosine"]["data"]]
-    assert "<" not in json.dumps(names)
-    assert "<" not in json.dumps([trace["x"] for trace in hostile.figures["refusal"]["data"]])
-    assert "<" not in json.dumps([trace["name"] for trace in hostile.figures["layers"]["data"]])
+    assert any(HOSTILE in mark for mark in hostile.marks["cosine"])
 
 
 def test_missing_parts_say_why_and_draw_nothing() -> None:
     page = Page(render(make_record(("fraud",), sections=())))
-    assert set(page.figures) == {"refusal"}
+    assert set(page.cells) == {"refusal", "directions", "selection"}
     assert "it needs at least two domains" in page.text
     assert page.text.count("this run did not include the section") == 3
 
@@ -223,11 +260,18 @@ def test_nulls_are_dashes_and_not_numbers() -> None:
     for condition in data["results"]["tasks"]["fraud"]["refusal"].values():
         condition.update(rate=None, ci95=None)
     page = Page(render(Record.model_validate(data)))
-    assert "pca-centred" not in page.figures
-    assert page.cells["transfer"][4:] == ["fraud", "–", "–", "–", "privacy", "–", "–", "–", "weapons", "–", "–", "–"]
-    assert page.figures["refusal"]["data"][0]["y"][0] is None
+    assert "pca-centred" not in page.cells
+    assert page.cells["transfer"][5:8] == [("–", "")] * 3 or page.words("transfer").count("–") == 9
+    assert not [mark for mark in page.marks["refusal"] if mark.startswith("fraud")]
     assert "None" not in page.text
-    assert "nan" not in json.dumps(page.figures)
+    assert "nan" not in "".join(str(found) for _, found in page.tags)
+
+
+def test_many_domains_are_drawn_wide_and_small() -> None:
+    names = tuple(f"domain_{i:02d}" for i in range(24))
+    html = render(make_record(names))
+    assert len(html.encode()) < 2_000_000
+    assert html.count(" with itself") == 2 * 24  # at the common site and at their own
 
 
 def test_the_command_renders_a_run_again(tmp_path: Path, record: Record) -> None:

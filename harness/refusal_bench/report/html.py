@@ -8,13 +8,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from refusal_bench import words
 from refusal_bench.files import write_atomic
 from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Geometry, Record, Spectrum
-from refusal_bench.report import figures
-from refusal_bench.report.figures import Figure
+from refusal_bench.report.figure import UNSOUND, unsound
+from refusal_bench.report.sections import sections
 from refusal_bench.words import number, percent
 
 HERE = Path(__file__).parent
@@ -29,15 +30,6 @@ class Tile:
     note: str
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; `missing` says why there is nothing to show."""
-
-    title: str
-    figures: list[Figure]
-    missing: str | None = None
-
-
 def write_report(record: Record, path: Path) -> None:
     """Write the record's report; the file makes no request and runs no script but its own."""
     write_atomic(path, render(record))
@@ -45,9 +37,7 @@ def write_report(record: Record, path: Path) -> None:
 
 def render(record: Record) -> str:
     """Return the report's HTML."""
-    from plotly.offline import get_plotlyjs  # here, because it is slow and only a report needs it
-
-    scripts = [get_plotlyjs(), (HERE / "page.js").read_text(encoding="utf-8")]
+    script = (HERE / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -57,8 +47,11 @@ def render(record: Record) -> str:
         findings=findings(record),
         tiles=tiles(record),
         sections=sections(record),
-        scripts=scripts,
-        hashes=[b64encode(sha256(script.encode()).digest()).decode() for script in scripts],
+        unsound=unsound(record),
+        UNSOUND=UNSOUND,
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        hash=b64encode(sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -119,42 +112,6 @@ def tiles(record: Record) -> list[Tile]:
             Tile("Random control", left, "of harmful prompts still refused"),
         ]
     return found
-
-
-def sections(record: Record) -> list[Section]:
-    """The report's figures by section; a section without data says why."""
-    results = record.results
-    geometry, cross, subspace = results.geometry, results.cross_domain, results.subspace
-    geometric: list[Figure | None] = []
-    if geometry is not None:
-        own = results.geometry_own_site
-        geometric = [
-            figures.cosine_figure(geometry),
-            figures.comparisons_figure(geometry),
-            figures.cosine_figure(own, own_site=True) if own is not None else None,
-            figures.spectrum_figure("uncentred", geometry.pca.uncentred),
-            figures.spectrum_figure("centred", geometry.pca.centred),
-        ]
-    causal: list[Figure | None] = []
-    if cross is not None:
-        causal = [figures.ablation_figure(cross), figures.addition_figure(cross), figures.transfer_figure(cross)]
-    return [
-        _section(record, "Does each domain have a direction?", "tasks", [figures.refusal_figure(results.tasks)]),
-        _section(record, "How do the directions lie to each other?", "geometry", geometric),
-        _section(record, "Do they act differently?", "cross_domain", causal),
-        _section(
-            record,
-            "How many directions carry refusal?",
-            "subspace",
-            [figures.subspace_figure(subspace) if subspace is not None else None],
-        ),
-        _section(record, "Where in the model?", "layers", [figures.layers_figure(record)]),
-    ]
-
-
-def _section(record: Record, title: str, part: str, drawn: list[Figure | None]) -> Section:
-    present = [figure for figure in drawn if figure is not None]
-    return Section(title, present, None if present else words.why_missing(record, part))
 
 
 def _mean_rate(record: Record, condition: str) -> float | None:
