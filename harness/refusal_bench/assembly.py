@@ -129,7 +129,7 @@ def build_record(
         created=job.folder.created,
         status="incomplete" if unscored > MAX_UNSCORED_SHARE * n else "complete",
         tool=Tool(version=__version__, git_sha=_git_sha()),
-        environment=_environment(model.module.device),
+        environment=_environment(model.module.device, quantized=config.quantization != "none"),
         model=Model(
             id=model.id,
             revision=model.revision,
@@ -145,6 +145,7 @@ def build_record(
             refusal_tokens=[model.template.tokenizer.decode([token]) for token in tokens["tokens"]],
             refusal_tokens_from=tokens["from"],
             ablation_sites=model.structure.description,
+            source_quantization=model.source_quantization,
         ),
         config=config.measured()
         | {"model": model.id, "adapter": None if config.adapter is None else model.adapter_sha256},
@@ -204,12 +205,13 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results) -> list[str]:
     return found
 
 
-def _environment(device: torch.device) -> Environment:
+def _environment(device: torch.device, *, quantized: bool) -> Environment:
+    packages = (*PACKAGES, "bitsandbytes") if quantized else PACKAGES
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        packages={name: importlib.metadata.version(name) for name in packages},
         threads=torch.get_num_threads(),
     )
 

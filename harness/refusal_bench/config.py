@@ -52,12 +52,12 @@ class RunConfig(BaseModel):
     """Judge of completions."""
     executor: Literal["local"] = "local"
     """Where the work runs."""
-    quantization: Literal["none"] = "none"
-    """Weight quantisation."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """Weight quantisation with bitsandbytes: nf4 with double quantisation, or LLM.int8()."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Weights and activations: `auto` is float32 on a CPU and bfloat16 on a GPU."""
     device: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    """`auto` (a GPU where there is one, several where one is too small), `cpu`, `cuda`, `cuda:1`, `mps`."""
     adapter: str | None = None
     """A PEFT adapter (folder or hub id) merged into the weights."""
     revision: str | None = None

@@ -83,6 +83,8 @@ class Model(Frozen):
     """Learned from the model's own refusals on train prompts, given by the user, or the documented default list."""
     ablation_sites: str
     """Which module outputs are projected, verified by a probe at load time."""
+    source_quantization: str | None = None
+    """How the weights were quantised before they were loaded (`gguf Q4_1`, `gptq`); null if they were not."""
 
 
 class TaskInfo(Frozen):

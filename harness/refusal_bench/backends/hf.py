@@ -38,9 +38,9 @@ LEAK_LIMIT = 1e-3
 HALF_PRECISION_LEAK_LIMIT = 0.05
 """The same in half precision, which rounds every write to two or three digits."""
 
-ROWS_PER_BATCH = {"cpu": 96, "cuda": 512}
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
-DECODING_TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 65536}
+ROWS_PER_BATCH = {"cpu": 96, "cuda": 512, "mps": 96}
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+DECODING_TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 65536, "mps": 8192}
 """The same where text follows: every decoding step reads all weights, so more rows share the reading."""
 
 
@@ -182,7 +182,7 @@ class HookBackend:
                 break
             if len(keep) < len(alive):
                 alive = alive[keep]
-                step.select(torch.tensor(keep, device=self.model.module.device))
+                step.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
             following = self._step(step, following[keep]).argmax(dim=-1).cpu()
         return tokens
 
@@ -206,6 +206,7 @@ class HookBackend:
         n_variants = _n_variants(intervention)
         with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
             tokens = (DECODING_TOKENS_PER_BATCH if answer_room else TOKENS_PER_BATCH)[device.type]
+            tokens = min(tokens, self.model.batch_tokens)
             lengths_in_order = [len(prompts[i]) - prefix for i in order]
             for batch, variants in _batches(
                 lengths_in_order, n_variants, ROWS_PER_BATCH[device.type], tokens, padded=padded_batches
@@ -221,15 +222,18 @@ class HookBackend:
                     head.batch_repeat_interleave(len(chosen))
                 rows.variant = variant
                 columns = torch.arange(prefix, prefix + widest, device=device)
-                last, place = torch.unique(lengths - prefix - 1, return_inverse=True)
+                kept, place = torch.unique(lengths - prefix - 1, return_inverse=True)
+                if self.model.is_sharded:  # the head may be on another GPU than these places, so it gets a number
+                    first = int(kept[0])
+                    kept, place = widest - first, lengths - prefix - 1 - first
                 cache = head if head is not None else _new_cache(self.model)
-                logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=last)
+                logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=kept)
                 everything = torch.arange(prefix + widest, device=device)
                 yield (
                     variants,
                     chosen,
                     _Step(
-                        logits=logits[torch.arange(len(ids), device=device), place].float(),
+                        logits=_scorable(logits[torch.arange(len(ids), device=device), place].float()),
                         cache=cache,
                         mask=(everything[None] < lengths[:, None]).long(),
                         lengths=lengths,
@@ -298,6 +302,11 @@ class _Step:
     def select(self, keep: Tensor) -> None:
         self.cache.batch_select_indices(keep)
         self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
+
+
+def _scorable(logits: Tensor) -> Tensor:
+    """Logits where they can be summed in float64, which Apple's GPUs do not have."""
+    return logits.cpu() if logits.device.type == "mps" else logits
 
 
 def _n_variants(intervention: Intervention | None) -> int:

@@ -50,12 +50,15 @@ def run(
     ] = "matched",
     judge: Annotated[Literal["substring"], _option("--judge", "Judge of completions.")] = "substring",
     executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
-    quantization: Annotated[Literal["none"], _option("--quantization", "Weight quantisation.")] = "none",
+    quantization: Annotated[
+        Literal["none", "4bit", "8bit"],
+        _option("--quantization", "bitsandbytes: 4bit is nf4 with double quantisation, 8bit is LLM.int8()."),
+    ] = "none",
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
         _option("--dtype", "auto: float32 on a CPU, bfloat16 on a GPU."),
     ] = "auto",
-    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     adapter: Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")] = None,
     revision: Annotated[str | None, _option("--revision", "Hub branch, tag or commit.")] = None,
     trust_remote_code: Annotated[

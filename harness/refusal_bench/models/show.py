@@ -13,7 +13,8 @@ from refusal_bench.models.template import ChatTemplate
 def describe(model: str, system_prompt: str) -> dict[str, Any]:
     """Return a description of a model as plain values; InputError as in `load_model`."""
     source = resolve(model)
-    tokenizer, n_layers, d_model, revision = load_tokenizer(source, RunConfig(model=model))
+    tokenizer, settings, revision = load_tokenizer(source, RunConfig(model=model))
+    n_layers, d_model = settings.get_text_config().num_hidden_layers, settings.get_text_config().hidden_size
     template = ChatTemplate.of(tokenizer, system_prompt)
     return {
         "id": source.id,
