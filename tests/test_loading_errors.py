@@ -1,4 +1,4 @@
-"""Models that cannot be loaded: every reason is one sentence that says what to do, raised before a run writes anything."""
+"""Models that cannot be loaded: every reason is one sentence that says what to do."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from refusal_bench.record import (
     HeldOutIds,
     Layer,
     Model,
+    Published,
     Record,
     Refusal,
     Results,
@@ -117,6 +118,7 @@ def build_record(
     train_scores: Mapping[str, list[float]],
     results: Results,
     warnings: list[str],
+    published: Published | None = None,
 ) -> Record:
     """Put the record together; its status is `incomplete` where too much of the baseline could not be scored."""
     model, config = job.backend.model, job.config
@@ -169,6 +171,7 @@ def build_record(
             tokens=job.folder.tokens,
             peak_memory_bytes=job.backend.counters.peak_memory_bytes(),
         ),
+        published=published,
     )
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from refusal_bench import words
 from refusal_bench.leaderboard.rows import Row
-from refusal_bench.record import CrossDomain, Geometry, Interval, Record, Spectrum, Subspace
+from refusal_bench.record import CrossDomain, Geometry, Interval, Published, Record, Spectrum, Subspace
 from refusal_bench.words import DASH, number, visible
 
 WIDE = 100
@@ -42,6 +42,8 @@ def print_summary(record: Record, console: Console) -> None:
         _missing(record, "subspace", console)
     else:
         _subspace(results.subspace, console)
+    if record.published is not None:
+        _published(record.published, console)
     _footer(record, console)
 
 
@@ -176,6 +178,15 @@ def _subspace(subspace: Subspace, console: Console) -> None:
     _add(table, ["refusal", *(_share(rate, interval).replace(" [", "\n[") for rate, interval in rates)])
     _add(table, ["KL (nats)", *(number(kl, 3) for kl in subspace.kl)])
     _titled("Refusal in % by number of shared components ablated together", table, console)
+
+
+def _published(published: Published, console: Console) -> None:
+    table = _table(["", "published", "ours", "tolerance", "agrees"])
+    for row in words.published_rows(published):
+        _add(table, row)
+    _titled(f"Published figures beside ours [95 % interval] ({published.source})", table, console)
+    for deviation in published.deviations:
+        _fact(console, "differs", deviation)
 
 
 def _missing(record: Record, section: str, console: Console) -> None:

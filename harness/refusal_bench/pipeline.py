@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench import causal, outputs
+from refusal_bench import causal, outputs, published
 from refusal_bench.assembly import build_record, direction_status, task_result
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.calibration.planted_world import Instruction
@@ -106,7 +106,8 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             cross_domain=causal.cross_domain(columns, config.sizes, config.seed) if job.has("cross_domain") else None,
             subspace=causal.subspace(columns) if job.has("subspace") else None,
         )
-        record = build_record(job, tasks, tokens, train_scores, results, warnings)
+        beside_ours = published.beside(config, results, sites.common)
+        record = build_record(job, tasks, tokens, train_scores, results, warnings, beside_ours)
         outputs.write(record, job, residuals, train_scores, columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)

@@ -499,6 +499,36 @@ class Results(Frozen):
     """Null for one domain or if the section was left out."""
 
 
+class PublishedFigure(Frozen):
+    """A published figure beside ours."""
+
+    name: str
+    """What it is."""
+    published: float
+    """As published."""
+    ours: float | None
+    """As measured here; null where it was not."""
+    ci95: Interval | None
+    """Interval of ours, at this run's number of prompts; null where ours has none."""
+    tolerance: float | None
+    """Largest difference that counts as agreement where there is no interval; null where nothing is claimed."""
+    agrees: bool | None
+    """Whether the published figure lies in our interval, else within the tolerance; null where neither is given."""
+
+
+class Published(Frozen):
+    """The figures of the setting that a preset reproduces."""
+
+    preset: str
+    """Name of the preset."""
+    source: str
+    """Where the figures were published."""
+    deviations: list[str]
+    """What differs from the published setting, the prompts first."""
+    figures: list[PublishedFigure]
+    """Figure by figure."""
+
+
 class Cost(Frozen):
     """What it took."""
 
@@ -539,6 +569,8 @@ class Record(Frozen):
     """Seconds by stage."""
     cost: Cost
     """Passes, tokens, memory."""
+    published: Published | None = None
+    """Published figures beside ours, for a preset; null without one."""
 
     def to_json(self) -> str:
         """Return the record as indented JSON with a final newline."""

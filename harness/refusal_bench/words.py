@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refusal_bench.leaderboard.derive import mean
-from refusal_bench.record import Interval, Matrix, Model, Record, Site
+from refusal_bench.record import Interval, Matrix, Model, Published, Record, Site
 
 DASH = "–"
 
@@ -52,6 +52,24 @@ def short(sha: str | None) -> str:
 def off_diagonal_mean(matrix: Matrix) -> float | None:
     """Mean over the cells of different domains that are not null."""
     return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
+
+
+def published_rows(published: Published) -> list[list[str]]:
+    """Published figures beside ours as cells: name, published, ours with its interval, tolerance, agreement."""
+
+    def written(value: float) -> str:
+        return number(value, 0 if value == int(value) and abs(value) > 1 else 3)
+
+    return [
+        [
+            figure.name,
+            written(figure.published),
+            DASH if figure.ours is None else number_interval(figure.ours, figure.ci95),
+            DASH if figure.tolerance is None else f"±{figure.tolerance:g}",
+            {True: "yes", False: "no", None: DASH}[figure.agrees],
+        ]
+        for figure in published.figures
+    ]
 
 
 def why_missing(record: Record, section: str) -> str:

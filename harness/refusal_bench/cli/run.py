@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from refusal_bench.config import SECTIONS, RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError, RefusalBenchError
+from refusal_bench.presets import models_of, settings_of
 
 EXAMPLE = "Example: refusal-bench run --model demo --tasks weapons,fraud --out runs --seed 1"
 
@@ -23,10 +24,11 @@ def _option(flag: str, text: str, **more: Any) -> Any:
 
 
 def run(
+    context: typer.Context,
     model: Annotated[
         list[str],
         _option("--model", "Hub id, local folder, .gguf file or alias (`models ls`); may be given more than once."),
-    ],
+    ] = [],  # noqa: B006
     tasks: Annotated[str, _option("--tasks", "all, names separated by commas, or tag:NAME.")] = "all",
     tasks_path: Annotated[
         list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")
@@ -71,6 +73,10 @@ def run(
         list[str],
         _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
     ] = [],  # noqa: B006
+    preset: Annotated[
+        Literal["study", "arditi"] | None,
+        _option("--preset", "A published setting (docs/reproduction.md); options that are given win over it."),
+    ] = None,
     seed: Annotated[int, _option("--seed", "Seed of every random draw.")] = 0,
     sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
     quick: Annotated[
@@ -95,35 +101,35 @@ def run(
     """
     # Weights are taken from disk or fetched by us; the tokenizers' own threads only contend with torch's.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    settings: dict[str, Any] = {
+        "tasks": tasks,
+        "tasks_path": tuple(tasks_path),
+        "out": out,
+        "leaderboard": None if leaderboard == "none" else Path(leaderboard),
+        "method": method,
+        "backend": backend,
+        "baseline_backend": baseline_backend,
+        "selection": selection,
+        "contrast": contrast,
+        "judge": judge,
+        "executor": executor,
+        "quantization": quantization,
+        "dtype": dtype,
+        "device": device,
+        "adapter": adapter,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "system_prompt": system_prompt,
+        "refusal_tokens": tuple(refusal_token),
+        "preset": preset,
+        "seed": seed,
+        "sections": _sections(sections),
+        "quick": quick,
+        "save_completions": save_completions,
+        "resume": resume,
+    }
     configs = [
-        _config(
-            model=name,
-            tasks=tasks,
-            tasks_path=tuple(tasks_path),
-            out=out,
-            leaderboard=None if leaderboard == "none" else Path(leaderboard),
-            method=method,
-            backend=backend,
-            baseline_backend=baseline_backend,
-            selection=selection,
-            contrast=contrast,
-            judge=judge,
-            executor=executor,
-            quantization=quantization,
-            dtype=dtype,
-            device=device,
-            adapter=adapter,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            system_prompt=system_prompt,
-            refusal_tokens=tuple(refusal_token),
-            seed=seed,
-            sections=_sections(sections),
-            quick=quick,
-            save_completions=save_completions,
-            resume=resume,
-        )
-        for name in model
+        _config(model=name, **settings | _of_preset(preset, name, context)) for name in models_of(preset, model)
     ]
     _check_inputs(configs)
     if dry_run:
@@ -131,6 +137,21 @@ def run(
             _print_plan(config)
         return
     _run_all(configs, json=json)
+
+
+def _of_preset(preset: str | None, model: str, context: typer.Context) -> dict[str, Any]:
+    """What a preset sets, less the options that were given on the command line or in the environment."""
+    options = {"refusal_tokens": "refusal_token"}
+    return {
+        name: value
+        for name, value in settings_of(preset, model).items()
+        if _is_default(context, options.get(name, name))
+    }
+
+
+def _is_default(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is None or source.name == "DEFAULT"
 
 
 def _config(**settings: Any) -> RunConfig:

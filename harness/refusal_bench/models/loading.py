@@ -229,7 +229,9 @@ def _read(files: Files, adapter: str | None, place: _Place, *, sharded: bool) ->
             f"{files.id}: its weights lack {len(absent)} of the architecture's tensors, {absent[0]} first; fetch the "
             "model again, or mend its config.json."
         )
-    return (module, None) if straight else _adapted(module, adapter, place, sharded=sharded)
+    if straight:
+        return quantization.exact_products(module), None
+    return _adapted(module, adapter, place, sharded=sharded)
 
 
 def _adapted(module: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:

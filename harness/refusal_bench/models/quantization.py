@@ -3,7 +3,8 @@
 The matrices of the blocks are quantised, embeddings and head are not. Hooks see the outputs of modules, which are of
 the compute type, so interventions work as on unquantised weights. Weights from safetensors are quantised while they are
 read; those that must first be changed in full precision (an adapter is merged, a GGUF file is decoded) are quantised in
-memory afterwards, to the same values.
+memory afterwards, to the same values. LLM.int8() also quantises each token's activations, so rounding that depends on
+the batch (1e-7 in the input) can grow to a step of 1/127: batches and single prompts agree only that far.
 """
 
 from __future__ import annotations
@@ -58,7 +59,19 @@ def quantize(model: Any, quantization: str, dtype: torch.dtype, device: torch.de
         if module is not head:
             make = _four_bit if quantization == "4bit" else _eight_bit
             model.set_submodule(name, make(module, dtype).to(device))
-    return model.to(device)
+    return exact_products(model.to(device))
+
+
+def exact_products(model: Any) -> Any:
+    """Multiply 4-bit matrices in the compute type on every CPU.
+
+    On a processor with bfloat16 instructions bitsandbytes would repack them, round their scales to bfloat16 and so give
+    other numbers than elsewhere, and refuse sizes that its packing does not divide.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _four_bit(module: nn.Linear, dtype: torch.dtype) -> nn.Module:
