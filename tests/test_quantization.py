@@ -74,7 +74,7 @@ def test_a_batch_gives_what_single_prompts_give(quantised):
     """In 8 bits up to a few steps of the activations, which are quantised from inputs that differ in the last digit."""
     backend = HookBackend(quantised)
     intervention = Ablate.each(torch.linspace(-1, 1, 32)[None])
-    tolerance = 1e-4 if "4bit" in str(quantised.module.config.quantization_config.quantization_method()) else 0.05
+    tolerance = 1e-4 if "nf4" in str(quantised.module.config.quantization_config.quantization_method()) else 0.05
     for change in (None, intervention):
         together = backend.logits(PROMPTS, lambda logits, _: logits, change)
         alone = torch.cat([backend.logits([p], lambda logits, _: logits, change) for p in PROMPTS], dim=1)
@@ -135,13 +135,21 @@ def test_the_memory_estimate_is_what_is_stored(tmp_path, bits):
     LlamaForCausalLM(LlamaConfig(**shape, **heads, pad_token_id=0)).save_pretrained(path)
     config = RunConfig(model=str(path), quantization=bits)
     files = find_files(resolve(str(path)), config, weights=False)
-    estimated = shape_of(files, read_config(files)).weight_bytes("float32", bits)
+    estimated = shape_of(files.id, read_config(files)).weight_bytes("float32", bits)
     assert estimated == pytest.approx(stored_bytes(load_model(config).module), rel=0.01)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_run_says_its_quantisation_and_finds_the_planted_directions(tmp_path, bits):
-    config = RunConfig(model="planted", quick=True, quantization=bits, out=tmp_path, leaderboard=None, sections=())
+    config = RunConfig(
+        model="planted",
+        tasks="fraud,weapons",
+        quick=True,
+        quantization=bits,
+        out=tmp_path,
+        leaderboard=None,
+        sections=(),
+    )
     record, _ = run(config, Reporter(quiet=True))
     assert record.model.quantization == bits
     assert record.model.source_quantization is None

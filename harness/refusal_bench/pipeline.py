@@ -34,7 +34,7 @@ from refusal_bench.observation import Residuals, find_refusal_tokens, read_resid
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
 from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
-from refusal_bench.run_folder import RunFolder, check_writable, open_run
+from refusal_bench.run_folder import RunFolder, check_room, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
@@ -85,6 +85,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     model = load_model(config, planted_prompts(tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
+    _check_room(config.out, model, domains)
     backend = HookBackend(model)
     with open_run(config.out / model_slug(model.id), _run_key(config, model, tasks), resume=config.resume) as folder:
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
@@ -266,6 +267,11 @@ def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, Instruction]:
         for name, task in tasks.items()
         for row in (*task.train, *task.held_out)
     }
+
+
+def _check_room(out: Path, model: ChatModel, domains: Mapping[str, Domain]) -> None:
+    n_prompts = sum(2 * (len(domain.direction) + len(domain.selection)) for domain in domains.values())
+    check_room(out, 4 * n_prompts * len(model.template.positions) * model.n_layers * model.d_model)
 
 
 def _check_sizes(domains: Mapping[str, Domain]) -> None:

@@ -56,20 +56,15 @@ def off_diagonal_mean(matrix: Matrix) -> float | None:
 
 def published_rows(published: Published) -> list[list[str]]:
     """Published figures beside ours as cells: name, published, ours with its interval, tolerance, agreement."""
-
-    def written(value: float) -> str:
-        return number(value, 0 if value == int(value) and abs(value) > 1 else 3)
-
-    return [
-        [
-            figure.name,
-            written(figure.published),
-            DASH if figure.ours is None else number_interval(figure.ours, figure.ci95),
-            DASH if figure.tolerance is None else f"±{figure.tolerance:g}",
-            {True: "yes", False: "no", None: DASH}[figure.agrees],
-        ]
-        for figure in published.figures
-    ]
+    rows = []
+    for figure in published.figures:
+        digits = 0 if figure.name in ("layer", "position") else 3
+        interval = f" [{', '.join(number(end, digits) for end in figure.ci95)}]" if figure.ci95 else ""
+        tolerance = DASH if figure.tolerance is None else f"±{figure.tolerance:g}"
+        agrees = DASH if figure.agrees is None else "yes" if figure.agrees else "no"
+        ours = number(figure.ours, digits) + interval
+        rows.append([figure.name, number(figure.published, digits), ours, tolerance, agrees])
+    return rows
 
 
 def why_missing(record: Record, section: str) -> str:

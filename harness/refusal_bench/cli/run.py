@@ -89,7 +89,7 @@ def run(
         bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")
     ] = True,
     dry_run: Annotated[
-        bool, _option("--dry-run/--no-dry-run", "Check the input and print the plan; run nothing.")
+        bool, _option("--dry-run/--no-dry-run", "Check the input, print the plan and its memory; load no weights.")
     ] = False,
     json: Annotated[
         bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")
@@ -128,9 +128,7 @@ def run(
         "save_completions": save_completions,
         "resume": resume,
     }
-    configs = [
-        _config(model=name, **settings | _of_preset(preset, name, context)) for name in models_of(preset, model)
-    ]
+    configs = [_config(model=name, **settings | _of_preset(preset, name, context)) for name in models_of(preset, model)]
     _check_inputs(configs)
     if dry_run:
         for config in configs:
@@ -217,15 +215,7 @@ def _check_inputs(configs: list[RunConfig]) -> None:
 
 
 def _print_plan(config: RunConfig) -> None:
-    from refusal_bench.models.aliases import resolve
-    from refusal_bench.tasks import load_tasks
+    from refusal_bench.planning import describe_plan
 
-    source = resolve(config.model)
-    print(f"model    {source.id} ({source.kind}: {source.location if source.kind != 'local' else source.id})")
-    for name, task in load_tasks(config.tasks, config.tasks_path).items():
-        print(
-            f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows"
-        )
-    print(f"sections {', '.join(config.sections) or 'none'}")
-    print(f"sizes    {config.sizes.model_dump_json()}")
-    print(f"out      {config.out}; leaderboard {config.leaderboard or 'none'}")
+    for name, fact in describe_plan(config):
+        print(f"{name:<13} {fact}")

@@ -69,7 +69,7 @@ def find_files(source: Source, config: RunConfig, *, weights: bool) -> Files:
     trust = config.trust_remote_code
     if source.kind == "demo":
         try:
-            path = demo.base_gguf()
+            path = demo.base_gguf() if weights else demo.cached_gguf()
         except InputError as unreachable:
             try:
                 hub = find_files(Source(source.id, "hub", demo.HUB_ID), config, weights=weights)
@@ -145,16 +145,16 @@ def source_quantization(files: Files, config: Any) -> str | None:
     return str(getattr(method, "value", method) or "unknown")
 
 
-def shape_of(files: Files, config: Any) -> Shape:
+def shape_of(name: str, config: Any, trust_remote_code: bool = False) -> Shape:
     """Count parameters by building the model without memory for its weights; InputError for an unknown class."""
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=files.trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # code of any architecture runs here
-        raise InputError(f"{files.id}: is not a decoder that transformers can build ({_told(error)}).") from error
+        raise InputError(f"{name}: is not a decoder that transformers can build ({_told(error)}).") from error
     head = model.get_output_embeddings()
     matrices = sum(m.weight.numel() for m in model.modules() if type(m) is torch.nn.Linear and m is not head)
     text = config.get_text_config()

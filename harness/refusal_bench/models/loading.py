@@ -139,14 +139,16 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     )
 
 
-def load_tokenizer(source: Source, config: RunConfig) -> tuple[Any, Any, str | None]:
-    """Return tokenizer, config and revision without loading weights; InputError as `load_model`."""
+def load_tokenizer(
+    source: Source, config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None
+) -> tuple[Any, Shape, str | None]:
+    """Return tokenizer, shape and revision without loading or fetching weights; InputError as `load_model`."""
     with _quiet():
         if source.kind == "planted":
-            module, tokenizer = _planted(source, {})
-            return tokenizer, module.config, None
+            module, tokenizer = _planted(source, planted_prompts or {})
+            return tokenizer, shape_of(source.id, module.config), None
         files = find_files(source, config, weights=False)
-        return read_tokenizer(files), read_config(files), files.revision
+        return read_tokenizer(files), shape_of(source.id, read_config(files), config.trust_remote_code), files.revision
 
 
 def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, Any]:
@@ -172,7 +174,7 @@ def _pretrained(source: Source, config: RunConfig, adapter: str | None, place: _
     original = source_quantization(files, settings)
     if original and not files.gguf and place.quantization != "none":
         raise InputError(f"{source.id}: its weights are already quantised ({original}); leave --quantization out.")
-    shape = shape_of(files, settings)
+    shape = shape_of(source.id, settings, config.trust_remote_code)
     # The quantisation of the weights as they are in memory; an unknown one is taken for the smallest.
     bits = "4bit" if original and not files.gguf else place.quantization
     sharded = _check_memory(source.id, shape, bits, place, in_full_first=bool(adapter or files.gguf))
