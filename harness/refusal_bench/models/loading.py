@@ -178,7 +178,7 @@ def _pretrained(source: Source, config: RunConfig, adapter: str | None, place: _
     # The quantisation of the weights as they are in memory; an unknown one is taken for the smallest.
     bits = "4bit" if original and not files.gguf else place.quantization
     sharded = _check_memory(source.id, shape, bits, place, in_full_first=bool(adapter or files.gguf))
-    module, adapter_sha256 = _read(files, adapter, place, sharded=sharded)
+    module, adapter_sha256 = _read(files, settings, adapter, place, sharded=sharded)
     capacity = sum(map(total_bytes, place.gpus)) if sharded else total_bytes(place.device)
     return _Loaded(
         module,
@@ -209,7 +209,7 @@ def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_
     return False
 
 
-def _read(files: Files, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
+def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
     """Read the weights; straight to their device unless something must be done to them in full precision first."""
     from transformers import AutoModelForCausalLM
 
@@ -221,7 +221,7 @@ def _read(files: Files, adapter: str | None, place: _Place, *, sharded: bool) ->
             options |= quantization.loading_options(place.quantization, place.dtype)
     try:
         module, told = AutoModelForCausalLM.from_pretrained(
-            files.folder, dtype=place.dtype, output_loading_info=True, **options
+            files.folder, config=settings, dtype=place.dtype, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{files.id}: its weights cannot be loaded ({first_line(error)}).") from error
@@ -260,7 +260,8 @@ def _quiet() -> Iterator[None]:
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("peft").setLevel(logging.ERROR)
+    for name in ("peft", "bitsandbytes"):  # both are imported wherever they are installed
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # peft looks for a base config beside a .gguf file, and calls a name that transformers renamed.

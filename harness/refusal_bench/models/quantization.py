@@ -10,7 +10,6 @@ the batch (1e-7 in the input) can grow to a step of 1/127: batches and single pr
 from __future__ import annotations
 
 import importlib.util
-import logging
 from typing import Any
 
 import torch
@@ -24,15 +23,11 @@ OUTLIER_THRESHOLD = 6.0
 
 def check_available(quantization: str) -> None:
     """Raise InputError if a quantisation is asked for and bitsandbytes is missing."""
-    if quantization == "none":
-        return
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"--quantization {quantization} needs bitsandbytes, which is not installed; "
             'pip install "refusal-bench[quantization]", or leave --quantization out.'
         )
-    # It notes once a matrix that 8-bit products take half-precision inputs, and that optional kernels are absent.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def loading_options(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
