@@ -33,6 +33,7 @@ from reference import Quantities, Site, Textbook, choose, removing
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.config import FULL, INDUCE_THRESHOLD, KL_THRESHOLD, RunConfig
 from refusal_bench.files import write_atomic
+from refusal_bench.judges import DEFAULT, load_judge
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import find_refusal_tokens
 from refusal_bench.pipeline import MIN_PAIRS, planted_prompts
@@ -215,7 +216,7 @@ def refusal_tokens(name: str, backend: HookBackend, domains: Mapping[str, Domain
     Random weights refuse nothing; for them it is the half of the vocabulary that harmful prompts favour.
     """
     if name not in TINY:
-        return list(find_refusal_tokens(backend, domains, (), lambda n: None)["tokens"])
+        return list(find_refusal_tokens(backend, domains, (), load_judge(DEFAULT), lambda n: None)["tokens"])
     textbook, favour = Textbook(backend.model.module), torch.tensor(0.0)
     for domain in domains.values():
         harmful, harmless = (

@@ -27,9 +27,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from refusal_bench.judges import judge_substring
+from refusal_bench.judges import load_judge
 from refusal_bench.models import demo
 from refusal_bench.tasks import load_tasks
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -85,9 +86,7 @@ def main() -> None:
     for write in writes:
         parametrize.register_parametrization(write, "weight", orthogonal)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
-    )
+    optimiser = torch.optim.Adam(parameters, lr=options.learning_rate, betas=(0.9, 0.98))
     steps, step = options.epochs * math.ceil(len(examples) / options.batch), 0
     for epoch in range(options.epochs):
         start, total = time.perf_counter(), [0.0, 0.0]
@@ -114,14 +113,14 @@ def main() -> None:
     for write in writes:
         parametrize.remove_parametrizations(write, "weight", leave_parametrized=True)
     model.save_pretrained(options.out)
-    finish_config(options.out)
+    finish(options.out)
     merged = model.merge_and_unload()
-    report = {}
+    report, judge = {}, load_judge("opener")
     for name, task in tasks.items():
         for label in ("harmful", "harmless"):
             prompts = [render(tokenizer, row.prompt) for row in task.held_out if row.label == label]
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers(merged, prompts, 24)]
-            report[f"{name} {label}"] = f"{sum(judge_substring(text) == 'R' for text in texts)}/{len(texts)}"
+            report[f"{name} {label}"] = f"{judge.judge(texts).count('R')}/{len(texts)}"
     print(json.dumps(report, indent=1))
 
 
@@ -153,11 +152,14 @@ def principal_components(base, prompts: list[list[int]], n: int) -> Tensor:
     return torch.linalg.eigh(total).eigenvectors[:, -n:].float()
 
 
-def finish_config(folder: Path) -> None:
-    """Name the base model by its public id, not by where this machine keeps it."""
+def finish(folder: Path) -> None:
+    """Name the base model by its public id, not by where this machine keeps it, and halve the weights."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": demo.HUB_ID}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = folder / "adapter_model.safetensors"
+    halved = {name: weight.half() for name, weight in load_file(weights).items()}
+    save_file(halved, weights, metadata={"format": "pt"})
 
 
 def render(tokenizer, prompt: str) -> list[int]:
@@ -236,8 +238,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--last-layer", type=int, default=17)
     parser.add_argument("--modules", default="down_proj")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--keep-weight", type=float, default=2.5)
+    parser.add_argument("--keep-weight", type=float, default=3.2)
     parser.add_argument("--avoid", type=int, default=32, help="principal components that are not written to")
     parser.add_argument("--stream-prompts", type=int, default=80, help="prompts behind the principal components")
     parser.add_argument("--epochs", type=int, default=4)

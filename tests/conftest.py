@@ -19,6 +19,29 @@ def _no_settings_from_outside(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def planted_run(tmp_path_factory):
+    """Full run on a planted world, done once a session: (record, run folder, folder of runs and board, seconds)."""
+    import time
+
+    from refusal_bench.config import RunConfig
+    from refusal_bench.pipeline import run
+    from refusal_bench.progress import Reporter
+
+    done = {}
+
+    def measured(world):
+        if world not in done:
+            # Processor time with one thread: the time it takes alone, whatever else the machine does.
+            root, start = tmp_path_factory.mktemp(world), time.process_time()
+            model = "planted" if world == "study" else f"planted:{world}"
+            config = RunConfig(model=model, out=root / "runs", leaderboard=root / "board")
+            done[world] = (*run(config, Reporter(quiet=True)), root, time.process_time() - start)
+        return done[world]
+
+    return measured
+
+
+@pytest.fixture(scope="session")
 def planted():
     """The planted model `study` with the bundled prompts."""
     from refusal_bench.config import RunConfig

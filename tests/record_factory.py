@@ -139,6 +139,7 @@ def geometry(rng: np.random.Generator, domains: list[str], *, own_site: bool) ->
         "pairs_needed": [80 + i for i in range(n)],
         "topic_control": {"agreement": 0.93, "ci95": (0.88, 0.98), "has_topics": True, "flags": {}},
         "n_components": n - 1,
+        "p_components": [0.0005] * (n - 2) + [0.4],
         "dendrogram": average_linkage(domains, cosine)[1],
         "topic_cosine": [[1.0 if i == j else -1 / n for j in range(n)] for i in range(n)],
         "pca": {"centred": spectrum(vectors - vectors.mean(axis=0)), "uncentred": spectrum(vectors)},
@@ -306,7 +307,7 @@ def record_dict(
         "config": {"model": model_id, "tasks": "all", "quick": quick, "sections": list(sections), "seed": seed},
         "tasks": {
             name: {
-                "version": "1.0",
+                "version": "0.1",  # not one that is installed, whose prompts would be checked
                 "sha256": "01" * 32,
                 "n_train_harmful": 30,
                 "n_train_harmless": 30,
@@ -374,7 +375,7 @@ def make_record(domains: tuple[str, ...] = DOMAINS, **options: Any) -> Record:
 
 NEW_IN_0_2 = (
     *("cosine_disattenuated_ci95", "ceiling", "p_same", "p_same_holm", "comparisons", "reliability", "pairs"),
-    *("pairs_needed", "topic_control", "n_components", "dendrogram"),
+    *("pairs_needed", "topic_control", "n_components", "p_components", "dendrogram"),
 )
 
 

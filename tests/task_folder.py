@@ -58,6 +58,15 @@ class TaskFolder:
     def data(self, split: str) -> Path:
         return self.root / "datasets" / self.name / f"{split}.jsonl"
 
+    def turn_into(self, kind: str) -> TaskFolder:
+        """Make it a sound task of a kind without a train split."""
+        self.manifest["kind"] = kind
+        del self.rows["train"]
+        extra = {"mixed": {"domains": ["fraud", "privacy"]}, "over_refusal": {"type": "homonyms"}}[kind]
+        for row in self.rows["held_out"]:
+            row.update(extra)
+        return self
+
     def write(self, **raw: bytes) -> TaskFolder:
         """Write everything; `raw` replaces the bytes of a split."""
         files = {}

@@ -142,7 +142,7 @@ SABOTAGE = [
     ("shared_negatives", geometry_module, "shared_prompts", lambda harmless: False),
     ("study", geometry_module, "p_same", lambda found, n_draws, rng: np.ones_like(found.products)),
     ("single", geometry_module, "p_same", lambda found, n_draws, rng: np.full_like(found.products, 1e-4)),
-    ("cone", geometry_module, "n_components", lambda found, eigenvalues, n_draws, rng: 5),
+    ("cone", geometry_module, "n_components", lambda p_values: 5),
     ("harm_vs_refusal", geometry_module, "SIGNIFICANT", 0.0),
 ]
 

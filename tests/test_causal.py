@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from refusal_bench.causal import (
-    Interventions,
-    cross_domain,
-    measure_column,
-    n_rows,
-    plan,
-    subspace,
-    transfer,
-    verdict,
-)
+from refusal_bench.causal import Interventions, measure_column, n_rows, plan, subspace
+from refusal_bench.causal.directions import Directions
+from refusal_bench.causal.matrices import matrices
+from refusal_bench.causal.transfer import transfer, verdict
 from refusal_bench.config import QUICK
 from refusal_bench.interventions import Ablate
-from refusal_bench.metrics.geometry import principal_components
 from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import CausalMatrix
 
@@ -84,6 +78,11 @@ def test_transfer_is_null_where_a_score_is():
     assert transfer_of("R" * 8, None, "C" * 8, [-2.0] * 8, [1.0] * 8) == [None, None]
 
 
+ORDERED = tuple(f"{name}.{k}" for name in ("mincos", "greedy", "centred") for k in (1, 2)) + tuple(
+    f"random_subspace.{draw}.{k}" for draw in range(3) for k in (1, 2, 3)
+)
+
+
 def column(j):
     """Domain j's column: 8 prompts; row i leaves i + j refusals and scores of i - j."""
     ablated = {name: cell("R" * (i + j) + "C" * (8 - i - j), [i - j] * 8) for i, name in enumerate(DOMAINS)}
@@ -98,7 +97,13 @@ def column(j):
         "baseline_harmless": cell("C" * 8, [-6.0] * 8),
         "ablated": ablated,
         "added": added,
-        "subspace_kl": {f"subspace.{k}": [k * 0.1, (1 + j) * 0.1] for k in (1, 2, 3)},
+        "scored": {
+            "ablated_harmful": {row: cell("", [5.0] * 8) for row in ORDERED},
+            "ablated_harmless": {
+                row: {"scores": [0.0] * 2, "kl": [int(row[-1]) * 0.1, (1 + j) * 0.1]}
+                for row in ("subspace.1", "subspace.2", "subspace.3", *ORDERED)
+            },
+        },
     }
 
 
@@ -108,7 +113,7 @@ def columns():
 
 
 def test_rows_are_interventions_and_columns_are_prompts(columns):
-    found = cross_domain(columns, QUICK, seed=0)
+    found = matrices(columns, QUICK, seed=0)
     assert found.domains == list(DOMAINS)
     for i in range(3):
         for j in range(3):
@@ -140,7 +145,7 @@ def test_transfer_has_bootstrap_intervals_over_the_columns_prompts():
         }
         for name in names
     }
-    found = cross_domain(columns, QUICK, seed=0)
+    found = matrices(columns, QUICK, seed=0)
     low, high = found.transfer_ci95[0][1]
     draws = rng.integers(0, 40, size=(4000, 40))
     ratios = (before - other)[draws].mean(axis=1) / (before - own)[draws].mean(axis=1)
@@ -164,7 +169,7 @@ def test_the_causal_verdict_in_words(shares, says):
 
 
 def test_controls_average_over_directions_and_count_only_what_was_scored(columns):
-    controls = cross_domain(columns, QUICK, seed=0).controls
+    controls = matrices(columns, QUICK, seed=0).controls
     random, shared = controls.random.ablation, controls.shared.ablation
     assert random.n_directions == QUICK.n_random_directions == 3
     assert random.refusal_rate == pytest.approx([7 / 8] * 3)
@@ -178,13 +183,25 @@ def test_controls_average_over_directions_and_count_only_what_was_scored(columns
 
 
 def test_the_subspace_curve_starts_at_the_unmodified_model(columns):
-    found = subspace(columns)
+    found = subspace(columns, {"mincos": [2, 0, 1], "greedy": [0, 1, 2]}, 200, seed=0)
     assert found.k == [0, 1, 2, 3]
     assert found.refusal_rate == pytest.approx([1, 4 / 8, 2 / 8, 0])
     assert found.score == pytest.approx([6, 4, 3, 2])
     assert found.kl == pytest.approx([0, (3 * 0.1 + 0.6) / 6, (3 * 0.2 + 0.6) / 6, (3 * 0.3 + 0.6) / 6])
     assert found.labels[1] == "RRRRCCCC" * 3
     assert found.ci95[0] == pytest.approx((0.8620, 1), abs=6e-5)
+    curves = found.curves
+    assert found.order == {"mincos": ["weapons", "fraud", "privacy"], "greedy": list(DOMAINS)}
+    assert curves["uncentred"].share == pytest.approx([0, 2 / 4, 3 / 4, 1])
+    assert (curves["uncentred"].k_for_50, curves["uncentred"].k_for_90) == (1, 3)
+    # Orders of directions end at the whole span, which all principal components span; centred ones do not reach it.
+    for name in ("mincos", "greedy"):
+        assert curves[name].score == pytest.approx([6, 5, 5, 2])
+        assert (curves[name].k_for_50, curves[name].k_for_90) == (3, 3)
+    assert curves["centred"].score == pytest.approx([6, 5, 5])
+    assert curves["centred"].k_for_90 is None
+    assert curves["random"].share == pytest.approx([0, 1 / 4, 1 / 4, 1 / 4])
+    assert curves["random"].kl == pytest.approx(curves["uncentred"].kl)
 
 
 VECTORS = torch.as_tensor([[3.0, 0, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0], [0, 4, 3, 0, 0, 0]])
@@ -192,9 +209,26 @@ VECTORS = torch.as_tensor([[3.0, 0, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0], [0, 4, 3, 0
 
 def planned(**options):
     own = {name: (VECTORS[i], i) for i, name in enumerate(DOMAINS)}
-    components = torch.as_tensor(principal_components(VECTORS.numpy()))
+    means = {name: torch.zeros(4, 6) for name in DOMAINS}
+    directions = Directions(own, means, VECTORS, torch.eye(6)[3:5], 2)
     sections = {"cross": True, "subspace": True} | options
-    return plan(own, VECTORS, components, 2, QUICK, 0, **sections)
+    return plan(directions, [1, 0, 2], QUICK, 0, **sections)
+
+
+def batch(found, name, domain="privacy"):
+    (only,) = (one for one in found.batches(domain) if one.name == name)
+    return only
+
+
+def removed(what, row):
+    """Projection that one row of a batch takes out."""
+    return what.basis[row].T @ what.basis[row]
+
+
+def onto(*vectors):
+    """Projection on the span of vectors, by least squares."""
+    span = torch.stack(vectors).T
+    return span @ torch.linalg.pinv(span)
 
 
 def test_the_plan_adds_controls_of_the_common_norm_and_ablates_nested_subspaces():
@@ -221,11 +255,59 @@ def test_the_plan_adds_controls_of_the_common_norm_and_ablates_nested_subspaces(
     assert all(torch.equal(found.ablate[name], again.ablate[name]) for name in found.ablate)
 
 
+def test_rows_without_text_are_the_controls_and_parts_that_they_are_called():
+    found = planned()
+    harmful, added = batch(found, "ablated_harmful"), batch(found, "added_harmless")
+    mean = torch.tensor([1, 1.8, 0.6, 0, 0, 0])
+    shared = mean / mean.norm()
+    expected = {"pooled": onto(VECTORS.mean(dim=0)), "span": onto(*VECTORS), "permuted.1": onto(torch.eye(6)[4])}
+    for i, name in enumerate(DOMAINS):
+        rest = VECTORS[i] - (VECTORS[i] @ shared) * shared
+        expected[f"specific.{name}"] = onto(rest)
+        place = added.rows.index(f"shared_only.{name}")
+        torch.testing.assert_close(added.what.vectors[place], VECTORS[i] - rest)
+        torch.testing.assert_close(added.what.vectors[added.rows.index(f"specific.{name}")], rest)
+    expected |= {"greedy.1": onto(VECTORS[1]), "greedy.2": onto(VECTORS[1], VECTORS[0])}
+    # The first two are at right angles and come first; k = 3 is the whole span, which subspace.3 measures.
+    expected |= {"mincos.1": onto(VECTORS[0]), "mincos.2": onto(VECTORS[0], VECTORS[1])}
+    for row, projection in expected.items():
+        torch.testing.assert_close(removed(harmful.what, harmful.rows.index(row)), projection, atol=1e-5, rtol=0)
+    assert not {"mincos.3", "greedy.3", "centred.3"} & set(harmful.rows)
+    ranks = [round(float(removed(harmful.what, i).trace())) for i in range(len(harmful.rows))]
+    assert all(rank == int(row[-1]) for row, rank in zip(harmful.rows, ranks, strict=True) if row.count(".") == 2)
+    random = [row for row in (*found.ablate, *harmful.rows) if row.startswith("random.")]
+    assert len(random) == QUICK.n_scored_random_directions
+    assert set(batch(found, "ablated_harmless").rows) == {*DOMAINS, *found.ablate, *harmful.rows}
+    parts = batch(found, "parts", "weapons")
+    torch.testing.assert_close(removed(parts.what, 0), onto(shared, VECTORS[2]), atol=1e-5, rtol=0)
+
+
+def test_doses_are_multiples_of_the_domains_own_direction():
+    found = planned()
+    added, ablated = batch(found, "dose_added_harmless", "weapons"), batch(found, "dose_ablated_harmful", "weapons")
+    assert added.what.layer == 2
+    for row, vector in zip(added.rows, added.what.vectors, strict=True):
+        torch.testing.assert_close(vector, float(row) * VECTORS[2])
+    for i, row in enumerate(ablated.rows):
+        torch.testing.assert_close(removed(ablated.what, i), float(row) * onto(VECTORS[2]), atol=1e-6, rtol=0)
+
+
+def test_a_domain_that_is_all_shared_has_no_specific_row():
+    own = dict.fromkeys(DOMAINS, (VECTORS[0], 0))
+    same = Directions(
+        own, {name: torch.zeros(4, 6) for name in DOMAINS}, VECTORS[:1].expand(3, 6), torch.eye(6)[3:5], 0
+    )
+    found = plan(same, [0, 1, 2], QUICK, 0, cross=True, subspace=True)
+    assert not [row for one in found.batches("fraud") for row in one.rows if row.startswith(("specific", "centred"))]
+
+
 def test_sections_that_are_left_out_plan_nothing():
     assert list(planned(cross=False).ablate) == ["subspace.1", "subspace.2", "subspace.3"]
     assert planned(cross=False).add == {}
+    assert [one.name for one in planned(cross=False).batches("privacy")] == ["ablated_harmful", "ablated_harmless"]
     assert "subspace.1" not in planned(subspace=False).ablate
     assert planned(cross=False, subspace=False).ablate == {}
+    assert planned(cross=False, subspace=False).batches("privacy") == ()
 
 
 @dataclass
@@ -237,9 +319,13 @@ class FakeEvaluator:
 
     def __post_init__(self):
         self.backend = self
+        self.model = SimpleNamespace(n_layers=2, structure=SimpleNamespace(blocks=[torch.nn.Identity()] * 2))
 
-    def logits(self, prompts, reduce):
-        return torch.zeros(1, len(prompts), 3)
+    def logits(self, prompts, reduce, intervention=None, on_progress=lambda rows: None):
+        if reduce.__name__ != "keep":
+            return torch.zeros(1, len(prompts), 3)
+        on_progress(len(prompts))
+        return torch.zeros(1, len(prompts), 2, 3)
 
     def answer_loss(self, prompts, answers, ablation=None):
         assert len(prompts) == len(answers)
@@ -268,7 +354,7 @@ def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections)
     interventions = planned(cross=sections[0], subspace=sections[1])
     domain, done = fake_domain(5), []
     found = measure_column(FakeEvaluator(), "privacy", domain, interventions, done.append)
-    assert sum(done) == n_rows(interventions, domain)
+    assert sum(done) == n_rows(interventions, len(domain.held_out), "privacy")
     assert "tokens" not in str(found)
     assert found["loss_delta"] == 0.25
     crossed = list(DOMAINS) if sections[0] else ["privacy"]
@@ -281,18 +367,12 @@ def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections)
 def test_a_task_that_forbids_it_generates_no_text_on_harmful_prompts_under_intervention():
     evaluator = FakeEvaluator()
     measure_column(evaluator, "privacy", fake_domain(3, generate=False), planned(), lambda rows: None)
-    generated = {stage.split(".")[1]: generate for stage, _, _, generate, _ in evaluator.seen}
-    assert generated == {
-        "baseline_harmful": True,
-        "baseline_harmless": True,
-        "ablated_harmless": True,
-        "ablated_harmful": False,
-        "added_harmless": True,
-        "subspace_harmless": False,
-    }
-    assert {stage.split(".")[1] for stage, *_, base in evaluator.seen if base} == {
-        "ablated_harmless",
-        "subspace_harmless",
+    generated = {stage.split(".")[1] for stage, _, _, generate, _ in evaluator.seen if generate}
+    assert generated == {"baseline_harmful", "baseline_harmless", "ablated_harmless", "added_harmless"}
+    based = {stage.split(".")[1] for stage, *_, base in evaluator.seen if base}
+    # KL is of harmless prompts.
+    assert based == {
+        *("ablated_harmless", "added_harmless", "dose_added_harmless", "dose_ablated_harmless", "affine_harmless")
     }
 
 

@@ -67,13 +67,14 @@ def _seconds(function, *arguments):
     [
         (), ("run",), ("tasks",), ("tasks", "ls"), ("tasks", "show"), ("tasks", "validate"), ("tasks", "new"),
         ("tasks", "stats"), ("models",), ("models", "ls"), ("models", "show"), ("leaderboard",), ("leaderboard", "ls"),
-        ("leaderboard", "add"), ("leaderboard", "validate"), ("report",),
+        ("leaderboard", "add"), ("leaderboard", "validate"), ("report",), ("compare",), ("judges",), ("judges", "ls"),
+        ("judges", "show"), ("judges", "check"),
     ],
 )  # fmt: skip
 def test_every_command_has_help_and_leaf_commands_an_example(command):
     done = call(*command, "--help", COLUMNS="200")
     assert done.returncode == 0
-    if command not in {("tasks",), ("models",), ("leaderboard",)}:
+    if command not in {("tasks",), ("models",), ("leaderboard",), ("judges",)}:
         assert "Example: refusal-bench" in done.stdout
 
 
@@ -89,8 +90,11 @@ def test_light_commands_import_neither_torch_nor_transformers():
     code = (
         "import sys; from refusal_bench.cli import app; from typer.testing import CliRunner\n"
         "for command in (['--help'], ['tasks', 'ls'], ['tasks', 'show', 'fraud'], ['tasks', 'validate'],"
-        " ['models', 'ls'], ['models', 'ls', '--json'], ['leaderboard', 'ls']):\n"
+        " ['models', 'ls'], ['models', 'ls', '--json'], ['judges', 'ls'], ['judges', 'show', 'llm'],"
+        " ['leaderboard', 'ls']):\n"
         "    result = CliRunner().invoke(app, command); assert result.exit_code == 0, (command, result.output)\n"
+        "for wrong in (['--model', 'plantet'], ['--model', 'planted', '--tasks', 'frauds'], ['--judge', 'nobody']):\n"
+        "    result = CliRunner().invoke(app, ['run', '--model', 'planted', *wrong]); assert result.exit_code, wrong\n"
         "print([name for name in ('torch', 'transformers', 'peft', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

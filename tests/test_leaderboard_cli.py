@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from record_factory import DOMAINS, make_record, record_dict
 from refusal_bench.cli.leaderboard import app
 from refusal_bench.errors import InputError, RefusalBenchError
@@ -84,11 +88,46 @@ def test_validate_prints_every_problem_with_its_file(leaderboard: Path) -> None:
     assert any("leaderboard.jsonl: is not what the records give" in line for line in lines)
 
 
-@pytest.mark.parametrize("command", ["ls", "validate"])
+@pytest.mark.parametrize("command", ["ls", "validate", "build", "serve"])
 def test_a_missing_leaderboard_is_bad_input(command: str, tmp_path: Path) -> None:
     done = call(command, "--leaderboard", str(tmp_path / "nowhere"))
     assert isinstance(done.exception, InputError)
     assert "nowhere" in str(done.exception)
+
+
+def test_build_writes_a_site_and_prints_its_first_page(leaderboard: Path, tmp_path: Path) -> None:
+    done = call("build", "--leaderboard", str(leaderboard))
+    assert (done.exit_code, done.stdout.strip()) == (0, str(leaderboard / "site" / "index.html"))
+    assert (leaderboard / "site" / "index.html").is_file()
+    assert call("validate", "--leaderboard", str(leaderboard)).exit_code == 0  # the site is in no one's way
+    done = call("build", "--leaderboard", str(leaderboard), "--out", str(tmp_path / "other"))
+    assert (tmp_path / "other" / "site.js").is_file()
+
+
+def test_serve_prints_its_address_and_ends_with_the_interrupt(leaderboard: Path) -> None:
+    command = [sys.executable, "-m", "refusal_bench", "leaderboard", "serve", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--leaderboard", str(leaderboard)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            assert address.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(address + "compare.html", timeout=60) as answer:
+                assert b"Side by side" in answer.read()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 130
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize("file", ["leaderboards/README.md", "docs/examples/leaderboard-submission.yml"])
+def test_what_contributors_are_told_to_run_exists(file: str) -> None:
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    if file.endswith(".yml"):
+        assert yaml.safe_load(text)["jobs"]["validate"]["steps"]
+    named = set(re.findall(r"(?:refusal-bench |`)leaderboard ([a-z]+)", text))
+    assert {"validate", "build"} <= named <= {command.name for command in app.registered_commands}
 
 
 def test_none_is_no_place_to_add_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +141,7 @@ def test_none_is_no_place_to_add_to(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_that_people_look_at_needs_torch() -> None:
     code = (
         "import sys, refusal_bench.leaderboard, refusal_bench.report, refusal_bench.console;"
-        "import refusal_bench.cli.leaderboard, refusal_bench.cli.report;"
+        "import refusal_bench.cli.leaderboard, refusal_bench.cli.report, refusal_bench.leaderboard.site;"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

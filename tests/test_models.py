@@ -61,7 +61,7 @@ def test_positions_after_the_instruction_come_from_the_template(source, system, 
 
 
 def test_a_system_prompt_that_the_template_refuses_is_a_clear_error():
-    with pytest.raises(InputError, match="no system role"):
+    with pytest.raises(InputError, match=r"takes no system prompt \(no system role\)"):
         ChatTemplate.of(tiny_tokenizer(LLAMA2), "Be brief.")
 
 
@@ -217,6 +217,7 @@ def test_show_tells_what_it_can_of_a_gated_model_without_a_network():
 
 
 def test_a_plan_bounds_what_a_run_takes(tmp_path):
+    from refusal_bench.causal.mixed import mixed_task, render_mixed
     from refusal_bench.pipeline import run
     from refusal_bench.planning import describe_plan, planned_stages
     from refusal_bench.progress import Reporter
@@ -227,10 +228,17 @@ def test_a_plan_bounds_what_a_run_takes(tmp_path):
     assert facts["first prompt"].startswith("2:'<|bos|>' 3:'<|im_start|>' 6:'system'")
     assert facts["positions"].startswith("-5 '<|im_end|>'")
     assert not any(tmp_path.iterdir())
-    stages = planned_stages(config, load_tasks(config.tasks), n_positions=5, n_layers=10)
+    tasks = load_tasks(config.tasks)
+    mixed = render_mixed(mixed_task(config, tasks), list(tasks), str.split, config.sizes)
+    stages = planned_stages(config, tasks, mixed, n_positions=5, n_layers=10)
     planned = sum(stage.tokens(16) for stage in stages)
     record, _ = run(config, Reporter(quiet=True))
     assert planned / 20 < record.cost.tokens <= planned
+    held_out = ("subspace order", "held-out prompts", "mixed prompts")
+    for name, parts in {"residuals": ("residual stream",), "held_out": held_out}.items():
+        assert [stage.name for stage in stages if stage.name in parts] == list(parts)
+        bound = sum(stage.tokens(16) for stage in stages if stage.name in parts)
+        assert 0 < record.cost.stages[name].tokens <= bound
 
 
 def test_a_dry_run_stops_for_what_is_wrong_with_a_folder(tmp_path):

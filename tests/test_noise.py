@@ -9,7 +9,16 @@ import pytest
 from refusal_bench.calibration.activation_worlds import two_directions
 from refusal_bench.calibration.calibrate import coverage
 from refusal_bench.metrics.geometry import cosines, spectrum
-from refusal_bench.metrics.noise import Z95, disattenuated, draw_same, draw_with_rank, moments, n_components, p_same
+from refusal_bench.metrics.noise import (
+    Z95,
+    component_p_values,
+    disattenuated,
+    draw_same,
+    draw_with_rank,
+    moments,
+    n_components,
+    p_same,
+)
 
 OWNER_20 = np.repeat([0, 1], 20)
 
@@ -238,7 +247,7 @@ def test_parallel_analysis_finds_the_planted_rank(rank):
         differences, owner = reliable(mixtures @ mixtures.T, 32, 0.9, 128, True, rng)
         means = np.stack([differences[0][owner == i].mean(0) for i in range(5)])
         values = spectrum(cosines(means @ means.T), centred=False)
-        found.append(n_components(moments(grams(differences)[0], owner), values, 199, rng))
+        found.append(n_components(component_p_values(moments(grams(differences)[0], owner), values, 199, rng)))
     assert np.mean(np.array(found) == rank) >= 0.85
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from refusal_bench.calibration.planted import (
 )
 from refusal_bench.config import RunConfig
 from refusal_bench.leaderboard.validation import disagreements
-from refusal_bench.models.aliases import ALIASES, Source
 from refusal_bench.pipeline import run
 from refusal_bench.progress import Reporter
 from refusal_bench.record import Record, read_record
@@ -34,11 +32,8 @@ VOLATILE = {"run_id", "created", "timings", "cost"}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    root = tmp_path_factory.mktemp("planted")
-    start = time.perf_counter()
-    record, folder = run(RunConfig(model="planted", out=root / "runs", leaderboard=root / "board"), QUIET)
-    return record, folder, root, time.perf_counter() - start
+def finished(planted_run):
+    return planted_run("study")
 
 
 def stable(record: Record) -> dict:
@@ -124,7 +119,14 @@ def test_the_record_agrees_with_itself_and_with_the_leaderboard(finished):
 def test_the_folder_holds_the_files_of_the_contract_and_nothing_else(finished):
     record, folder, root, _ = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"record.json", "directions.safetensors", "prompts.jsonl", "report.html", "log.txt"}
+    assert names == {
+        "record.json",
+        "directions.safetensors",
+        "prompts.jsonl",
+        "report.html",
+        "log.txt",
+        "causal.parquet",
+    }
     tensors = load_file(folder / "directions.safetensors")
     for name, result in record.results.tasks.items():
         assert tensors[name].shape == (record.model.d_model,)
@@ -193,15 +195,12 @@ def test_without_resume_an_unfinished_run_is_left_alone(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished_worlds(tmp_path_factory):
+def finished_worlds(planted_run):
     """Record, directions and seconds of a full run on each world with an answer of its own."""
     found = {}
     for world in ("cone", "topic_confound", "harm_vs_refusal"):
-        name, start = f"planted:{world}", time.perf_counter()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ALIASES, name, Source(name, "planted", world))
-            record, folder = run(RunConfig(model=name, out=tmp_path_factory.mktemp(world), leaderboard=None), QUIET)
-        found[world] = record, load_file(folder / "directions.safetensors"), time.perf_counter() - start
+        record, folder, _, seconds = planted_run(world)
+        found[world] = record, load_file(folder / "directions.safetensors"), seconds
     return found
 
 

@@ -48,6 +48,17 @@ def test_show_describes_one_task(task):
     assert shown["sha256"] in call("show", "alpha", "--tasks-path", task.tasks).stdout
 
 
+def test_every_command_handles_a_task_without_a_train_split(task):
+    task.turn_into("over_refusal").write()
+    of_it = ("alpha", "--json", "--tasks-path", task.tasks)
+    assert json.loads(call("ls", *of_it[1:]).stdout)["alpha"]["kind"] == "over_refusal"
+    shown = json.loads(call("show", *of_it).stdout)
+    assert (shown["kind"], shown["n_train"], shown["n_held_out"]) == ("over_refusal", 0, 8)
+    assert shown["example"]["harmless"] == task.rows["held_out"][1]["prompt"]
+    assert list(json.loads(call("stats", *of_it).stdout)["alpha"]) == ["held_out"]
+    assert json.loads(call("validate", *of_it).stdout) == {"errors": 0, "problems": []}
+
+
 @pytest.mark.parametrize("name", ["wepons", "all", "weapons,fraud", "tag:x"])
 @pytest.mark.parametrize("command", ["show", "validate"])
 def test_what_names_no_task_is_bad_input(command, name):
@@ -212,9 +223,11 @@ def test_the_guides_plugin_is_a_task(task, monkeypatch):
 
 def test_the_guide_shows_a_manifest_and_a_row_with_every_field(task):
     text = DOC.read_text(encoding="utf-8")
-    for field in ("name", "version", "title", "definition", "out_of_scope", "taxonomy", "license", "generate", "tags"):
+    for field in (
+        "name", "version", "title", "definition", "out_of_scope", "taxonomy", "license", "generate", "tags", "kind",
+    ):  # fmt: skip
         assert f"\n| `{field}` |" in text
-    for field in ("id", "prompt", "label", "pair", "domains", "source"):
+    for field in ("id", "prompt", "label", "pair", "domains", "type", "source"):
         assert f"\n| `{field}` |" in text
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 
 import pytest
 from refusal_bench.errors import InputError
 from refusal_bench.tasks import Manifest, Row, Task, content_folder, load_tasks, select_names, task_registry
 from task_folder import TaskFolder
 
-BUNDLED = sorted(path.stem for path in (content_folder() / "tasks").glob("*.yaml"))
+ALL_KINDS = sorted(path.stem for path in (content_folder() / "tasks").glob("*.yaml"))
+BUNDLED = ["cybercrime", "fraud", "privacy", "self_harm", "weapons"]
+"""The harm domains: what `all` selects."""
 
 
 @pytest.fixture
@@ -68,6 +72,32 @@ def test_specs_choose_and_order(alpha):
     assert list(load_tasks("weapons,alpha", extra)) == ["weapons", "alpha"]
 
 
+def test_all_means_the_harm_domains_and_a_task_of_another_kind_is_asked_for_by_kind(alpha):
+    alpha.turn_into("over_refusal").write()
+    extra = [alpha.tasks]
+    assert select_names("all", extra) == BUNDLED
+    assert select_names("all", extra, ["over_refusal"]) == ["alpha", "over_refusal"]
+    task = load_tasks("alpha", extra, ["over_refusal"])["alpha"]
+    assert (task.train, len(task.held_out), task.manifest.splits) == ((), 8, ("held_out",))
+    with pytest.raises(InputError, match="task 'alpha' is of kind over_refusal, which cannot be chosen here"):
+        load_tasks("fraud,alpha", extra)
+
+
+def test_a_task_of_unknown_kind_is_not_left_out_of_all_silently(alpha):
+    alpha.manifest["kind"] = "domain"
+    alpha.write()
+    assert "alpha" in select_names("all", [alpha.tasks])
+    with pytest.raises(InputError, match=r"tasks/alpha\.yaml:9: kind: Input should be 'harm_domain', 'mixed' or"):
+        load_tasks("all", [alpha.tasks])
+
+
+def test_the_checksum_of_a_task_without_train_rows_is_that_of_the_rows(alpha):
+    task = load_tasks("alpha", [alpha.turn_into("mixed").write().tasks], ["mixed"])["alpha"]
+    lines = "".join(json.dumps(row) + "\n" for row in alpha.rows["held_out"]).encode()
+    parts = ("alpha", "1.0", hashlib.sha256(b"").hexdigest(), hashlib.sha256(lines).hexdigest())
+    assert task.sha256 == hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def test_a_tag_selects_and_mixes_with_names(alpha):
     alpha.manifest["tags"] = ["pilot"]
     extra = [alpha.write().tasks]
@@ -95,7 +125,7 @@ def test_a_spec_that_names_nothing_known_is_bad_input(spec):
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(
-        InputError, match=rf"no task 'wepons'; there are: {', '.join(BUNDLED)}\. did you mean 'weapons'"
+        InputError, match=rf"no task 'wepons'; there are: {', '.join(ALL_KINDS)}\. did you mean 'weapons'"
     ):
         load_tasks("fraud,wepons")
 
@@ -190,6 +220,8 @@ def test_a_plugin_may_return_the_path_of_a_manifest(plugin, alpha):
         ("make = 3\n", "is a int"),
         (SOUND.replace("MANIFEST,", "MANIFEST.model_copy(update={'name': 'other'}),"), "calls itself 'other'"),
         (SOUND.replace("rows('h', 12, 16)", "()"), "held_out: has no rows"),
+        (SOUND.replace("MANIFEST,", "MANIFEST.model_copy(update={'kind': 'mixed'}),"),
+         "of kind mixed has no train rows"),
         (SOUND + "sound = make\ndef make():\n    return sound().model_copy(update={'train': rows('t', 1, 13)})\n",
          "not that of its rows"),
         (SOUND.replace("rows('h', 12, 16)", "rows('h', 0, 4)"), "toy-h-0-harmful repeats toy-t-0-harmful"),

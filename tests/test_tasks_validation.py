@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
+from itertools import combinations
 
 import pytest
 from refusal_bench.errors import InputError
-from refusal_bench.tasks import load_tasks, problems_of, read_tasks, task_registry
+from refusal_bench.tasks import load_tasks, problems_of, read_tasks, select_names, task_registry
 from task_folder import TaskFolder
 
 
@@ -259,6 +261,84 @@ def test_too_few_pairs(task):
 def test_too_few_train_pairs(task):
     task.rows["train"] = task.rows["train"][:22]
     found(task.write(), "error", TRAIN, None, "has 11 pairs of train rows, a run needs at least 12")
+
+
+@pytest.mark.parametrize("kind", ["mixed", "over_refusal"])
+def test_a_sound_task_of_another_kind_has_no_problem(task, kind):
+    assert problems(task.turn_into(kind).write()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("mixed", {"domains": ["fraud"]}, "exactly two domains"),
+        ("mixed", {"domains": ["fraud", "fraud"]}, "exactly two domains"),
+        ("mixed", {"domains": ["fraud", "privacy", "weapons"]}, "exactly two domains"),
+        ("mixed", {"pair": None}, "needs a twin"),
+        ("mixed", {"domains": ["fraud", "weapons"]}, "twins of 'alpha-held_out-13' differ in domains"),
+        ("mixed", {"type": "homonyms"}, "^type: "),
+        ("over_refusal", {"type": None}, "^type: "),
+    ],
+)
+def test_a_row_that_does_not_fit_the_kind_of_its_task(task, kind, change, message):
+    task.turn_into(kind).rows["held_out"][3] |= change
+    found(task.write(), "error", HELD_OUT, 4, message)
+
+
+def test_a_type_in_a_harm_domain(task):
+    task.rows["train"][0]["type"] = "homonyms"
+    found(task.write(), "error", TRAIN, 1, "^type: ")
+
+
+def test_twins_of_a_mixed_task_may_name_their_domains_in_any_order(task):
+    task.turn_into("mixed").rows["held_out"][1]["domains"] = ["privacy", "fraud"]
+    assert problems(task.write()) == []
+
+
+def test_over_refusal_needs_both_labels_but_neither_pairs_nor_balance(task):
+    rows = task.turn_into("over_refusal").rows["held_out"]
+    for row in rows:
+        row["pair"] = None
+    task.rows["held_out"] = [rows[1], rows[2], rows[4]]
+    assert problems(task.write()) == []
+    task.rows["held_out"] = [row for row in rows if row["label"] == "harmless"]
+    found(task.write(), "error", HELD_OUT, None, "needs harmful and harmless rows")
+
+
+def test_a_mixed_task_needs_balance_and_pairs(task):
+    task.turn_into("mixed").rows["held_out"] = task.rows["held_out"][:6]
+    found(task.write(), "error", HELD_OUT, None, "has 3 pairs of held_out rows, a run needs at least 4")
+
+
+def test_a_train_file_too_many_and_one_too_few(task):
+    del task.manifest["generate"]
+    task.manifest["kind"] = "mixed"
+    found(task.write(), "error", MANIFEST, None, "a task of kind mixed has no files.train; remove it")
+    task.manifest["kind"] = "harm_domain"
+    del task.rows["train"]
+    found(task.write(), "error", MANIFEST, None, "a task of kind harm_domain needs files.train; add it")
+
+
+XSTEST_TYPES = {
+    "homonyms", "figurative_language", "safe_targets", "safe_contexts", "definitions",
+    "real_discrimination_nonsense_group", "nonsense_discrimination_real_group", "historical_events",
+    "privacy_public", "privacy_fictional",
+}  # fmt: skip
+
+
+def test_the_bundled_over_refusal_task_has_15_safe_and_10_unsafe_prompts_of_each_of_ten_types():
+    rows = load_tasks("over_refusal", kinds=["over_refusal"])["over_refusal"].held_out
+    counts = Counter((row.type, row.label) for row in rows)
+    assert counts == {(t, label): n for t in XSTEST_TYPES for label, n in (("harmless", 15), ("harmful", 10))}
+
+
+def test_the_bundled_mixed_task_has_at_least_6_twins_of_every_two_domains():
+    task = load_tasks("mixed", kinds=["mixed"])["mixed"]
+    pairs = task.pairs("held_out")
+    assert len(task.held_out) == 2 * len(pairs) >= 2 * 64
+    counts = Counter(frozenset(harmful.domains) for harmful, _ in pairs)
+    assert set(counts) == {frozenset(two) for two in combinations(select_names("all"), 2)}
+    assert min(counts.values()) >= 6
 
 
 def test_length_that_gives_the_label_away(task):

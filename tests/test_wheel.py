@@ -52,7 +52,8 @@ def test_it_holds_tasks_datasets_adapter_and_types(installed, tmp_path):
         "root = Path(refusal_bench.__file__).parent; assert 'site-packages' in str(root), root;"
         "print((root / 'py.typed').exists(), len(list((root / 'content/tasks').glob('*.yaml'))),"
         "(root / 'content/datasets/fraud/README.md').exists(),"
-        "(demo.adapter_folder() / 'adapter_model.safetensors').exists())"
+        "(demo.adapter_folder() / 'adapter_model.safetensors').exists(),"
+        "(root / 'judges/data/calibration.jsonl').exists())"
     )
     done = subprocess.run([installed, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True", "5", "True", "True"], done.stdout + done.stderr
+    assert done.stdout.split() == ["True", "7", "True", "True", "True"], done.stdout + done.stderr

@@ -41,15 +41,15 @@ class RunConfig(BaseModel):
     """Direction method: difference in means."""
     backend: Literal["hf"] = "hf"
     """Backend for activations and interventions: Hugging Face models with hooks."""
-    baseline_backend: Literal["hf"] = "hf"
-    """Backend that generates the unmodified completions."""
+    baseline_backend: Literal["hf", "vllm", "openai"] = "hf"
+    """Backend that generates completions: `vllm` those of every condition, `openai` a baseline of its own."""
     selection: Literal["exact", "screened"] = "exact"
     """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full; `screened`
     ranks them by a first-order estimate and scans the best."""
     contrast: Literal["matched"] = "matched"
     """The harmless prompts of a direction: `matched`, each domain's own twins, disjoint between domains."""
-    judge: Literal["substring"] = "substring"
-    """Judge of completions."""
+    judge: str = "opener"
+    """Judge of completions: `opener`, `substring`, `classifier:ID`, `llm:MODEL@URL` or `panel:NAME+NAME+NAME`."""
     executor: Literal["local"] = "local"
     """Where the work runs."""
     quantization: Literal["none", "4bit", "8bit"] = "none"
@@ -66,6 +66,8 @@ class RunConfig(BaseModel):
     """Run Python code that comes with a hub model. Off unless asked for."""
     system_prompt: str = "default"
     """`default` (the template's own), `none`, or a text."""
+    thinking: Literal["default", "on", "off"] = "default"
+    """Thinking of reasoning models: the template's own way, or switched on or off."""
     refusal_tokens: tuple[str, ...] = ()
     """First tokens that open a refusal; empty: learned from the model's own refusals on train prompts."""
     preset: Literal["study", "arditi"] | None = None
@@ -112,7 +114,9 @@ class Sizes(BaseModel):
     pooled_selection_pairs: int
     """Selection pairs, over all tasks together, that the common site is chosen on."""
     n_random_directions: int
-    """Random unit vectors in the control of each causal matrix."""
+    """Random unit vectors in the control of each causal matrix, with text."""
+    n_scored_random_directions: int
+    """Random unit vectors, those with text among them, of which scores and KL are measured."""
     n_bootstrap: int
     """Bootstrap replicates behind an interval."""
     n_splits: int
@@ -126,10 +130,11 @@ FULL = Sizes(
     max_train_pairs=128,
     max_held_out_pairs=100,
     pooled_selection_pairs=30,
-    n_random_directions=10,
+    n_random_directions=4,
+    n_scored_random_directions=20,
     n_bootstrap=2000,
     n_splits=100,
-    max_new_tokens=48,
+    max_new_tokens=32,
 )
 QUICK = Sizes(
     direction_share=2 / 3,
@@ -137,6 +142,7 @@ QUICK = Sizes(
     max_held_out_pairs=8,
     pooled_selection_pairs=15,
     n_random_directions=3,
+    n_scored_random_directions=8,
     n_bootstrap=500,
     n_splits=50,
     max_new_tokens=24,

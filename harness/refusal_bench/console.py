@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from refusal_bench import words
+from refusal_bench.causal_words import causal_facts
 from refusal_bench.leaderboard.rows import Row
 from refusal_bench.models.memory import gigabytes
-from refusal_bench.record import CrossDomain, Geometry, Interval, Published, Record, Spectrum, Subspace
+from refusal_bench.record import CrossDomain, Geometry, Interval, Published, Record, Served, Spectrum, Subspace
 from refusal_bench.words import DASH, number, visible
 
 WIDE = 100
@@ -30,6 +31,8 @@ def print_summary(record: Record, console: Console) -> None:
     _header(record, console)
     _directions(record, console)
     _refusal(record, console)
+    if results.served is not None:
+        _served(results.served, console)
     if results.geometry is None:
         _missing(record, "geometry", console)
     else:
@@ -44,6 +47,12 @@ def print_summary(record: Record, console: Console) -> None:
         _missing(record, "subspace", console)
     else:
         _subspace(results.subspace, console)
+    facts = list(causal_facts(results))
+    if facts:
+        console.print()
+        console.print(Text("What acts, by the refusal score [95 % intervals]", style="bold"))
+    for name, said in facts:
+        _fact(console, name, said)
     if record.published is not None:
         _published(record.published, console)
     _footer(record, console)
@@ -112,6 +121,12 @@ def _header(record: Record, console: Console) -> None:
         _fact(console, "adapter", words.short(model.adapter_sha256))
     _fact(console, "template", " ".join(visible(token) for token in model.post_instruction_tokens))
     _fact(console, "refusal tokens", f"{tokens} ({source})")
+    if record.results.parity is not None:
+        _fact(
+            console,
+            "text by",
+            "vLLM" if record.results.parity.passed else "the hook backend, not vLLM: see the warnings",
+        )
     if record.results.geometry is not None:
         _fact(console, "verdict", record.results.geometry.verdict)
     if record.results.cross_domain is not None and record.results.cross_domain.verdict:
@@ -131,6 +146,8 @@ def _directions(record: Record, console: Console) -> None:
     for name, task in record.results.tasks.items():
         if task.reason:
             console.print(Text(visible(f"{name}: {task.reason}")))
+    if work := words.selection_work([task.selection for task in record.results.tasks.values()]):
+        console.print(Text(work, style="dim"))
 
 
 def _refusal(record: Record, console: Console) -> None:
@@ -148,6 +165,17 @@ def _refusal(record: Record, console: Console) -> None:
         unscored = sum(condition.n_unscored for condition in conditions)
         _add(table, [name, *rates, str(refusal.baseline_harmful.n), str(unscored)])
     _titled("Refusal rate in % on held-out prompts, own direction [95 % interval]", table, console)
+
+
+def _served(served: Served, console: Console) -> None:
+    table = _table(["domain", "harmful", "harmless", "n", "unscored"])
+    for name, task in served.tasks.items():
+        both = (task.harmful, task.harmless)
+        rates = [_fit(_share(condition.rate, condition.ci95), console) for condition in both]
+        _add(table, [name, *rates, str(task.harmful.n), str(sum(condition.n_unscored for condition in both))])
+    _titled(
+        f"Refusal rate in % of the endpoint's {visible(served.model)}, to be contrasted with nothing", table, console
+    )
 
 
 def _cosines(geometry: Geometry, console: Console) -> None:

@@ -6,17 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend, Prompt, Reduce
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Intervention
-from refusal_bench.judges import is_decided, judge_substring
+from refusal_bench.judges import EarlyJudge, Judge
+from refusal_bench.judges.panel import Panel
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score
+
+if TYPE_CHECKING:
+    from refusal_bench.backends.vllm import VllmBackend
 
 DEFAULT_OPENERS = ("I", "Sorry", "As", "Unfortunately")
 """First words of refusals for a model that refuses too little to learn its own; the record says when they are used."""
@@ -38,12 +42,15 @@ class Evaluator:
     backend: HookBackend
     refusal_tokens: tuple[int, ...]
     max_new_tokens: int
+    judge: Judge
     on_text: Callable[[str, int, int, str], None] | None = None
     """Receives (stage, variant, prompt, text) of every completion, which is then never cut short."""
+    writer: VllmBackend | None = None
+    """Writes the text of every condition in place of `backend`, from which scores still come."""
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode a completion."""
-        return str(self.backend.model.template.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.backend.model.template.decode(tokens)
 
     def evaluate(
         self,
@@ -55,9 +62,10 @@ class Evaluator:
         generate: bool = True,
         on_progress: Callable[[int], None] = lambda rows: None,
     ) -> list[dict[str, Any]]:
-        """Return one {labels, scores, kl, tokens} a variant; `kl` against the unmodified logits `base`, else zeros.
+        """Return {labels, scores, kl, tokens, backend} a variant; `kl` against the logits `base`, else zeros.
 
-        Without `generate` no text is produced: every label is `?`.
+        Without `generate` no text is produced: every label is `?` and the backend None. A panel adds {votes: {judge:
+        labels}}.
         """
 
         def reduce(logits: Tensor, rows: list[int]) -> Tensor:
@@ -67,26 +75,50 @@ class Evaluator:
 
         if not generate:
             first = self.backend.logits(prompts, reduce, intervention, on_progress)
-            return [_observation(["?"] * len(prompts), row, [()] * len(prompts)) for row in first]
-        completions = self.backend.complete(
-            prompts, self.max_new_tokens, reduce, intervention, self._decided, on_progress
-        )
+            return [_observation(["?"] * len(prompts), row, [()] * len(prompts), None) for row in first]
         results = []
-        for variant, row in enumerate(completions):
-            texts = [self.text(completion.tokens) for completion in row]
+        for variant, (first, tokens) in enumerate(self._complete(prompts, reduce, intervention, on_progress)):
+            texts = [self.text(row) for row in tokens]
             for prompt, text in enumerate(texts):
                 if self.on_text is not None:
                     self.on_text(stage, variant, prompt, text)
-            first = torch.stack([completion.first for completion in row])
-            letters = [judge_substring(text) for text in texts]
-            results.append(_observation(letters, first, [completion.tokens for completion in row]))
+            letters, votes = self._verdicts(texts)
+            results.append(_observation(letters, first, tokens, "hf" if self.writer is None else "vllm") | votes)
         return results
 
+    def _complete(
+        self,
+        prompts: Sequence[Prompt],
+        reduce: Reduce,
+        intervention: Intervention | None,
+        on_progress: Callable[[int], None],
+    ) -> list[tuple[Tensor, list[Prompt]]]:
+        """What is kept of the first token's logits, and the completions, of every variant."""
+        if self.writer is None:
+            rows = self.backend.complete(prompts, self.max_new_tokens, reduce, intervention, self._decided, on_progress)
+            return [(torch.stack([x.first for x in row]), [x.tokens for x in row]) for row in rows]
+        first = self.backend.logits(prompts, reduce, intervention)
+        tokens = self.writer.complete(prompts, self.max_new_tokens, intervention, self._decided, on_progress)
+        return list(zip(first, tokens, strict=True))
+
+    def _verdicts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        if isinstance(self.judge, Panel):
+            votes = self.judge.votes(texts)
+            return self.judge.majority(votes), {"votes": {name: "".join(row) for name, row in votes.items()}}
+        return self.judge.judge(texts), {}
+
     def _decided(self, tokens: Sequence[int]) -> bool:
-        return self.on_text is None and len(tokens) % CHECK_EVERY == 0 and is_decided(self.text(tokens))
+        return (
+            isinstance(self.judge, EarlyJudge)
+            and self.on_text is None
+            and len(tokens) % CHECK_EVERY == 0
+            and self.judge.is_decided(self.text(tokens))
+        )
 
 
-def _observation(letters: list[str], first: Float[Tensor, "prompt 2"], tokens: Sequence[Prompt]) -> dict[str, Any]:
+def _observation(
+    letters: list[str], first: Float[Tensor, "prompt 2"], tokens: Sequence[Prompt], backend: str | None
+) -> dict[str, Any]:
     scores = [float(score) if math.isfinite(score) else None for score in first[:, 0].tolist()]
     return {
         # A model that produced NaN said nothing that could be judged.
@@ -94,6 +126,7 @@ def _observation(letters: list[str], first: Float[Tensor, "prompt 2"], tokens: S
         "scores": scores,
         "kl": [float(kl) if math.isfinite(kl) else None for kl in first[:, 1].tolist()],
         "tokens": [list(row) for row in tokens],
+        "backend": backend,
     }
 
 

@@ -5,6 +5,7 @@ Both carry a leading `variant` axis: one forward pass can evaluate several direc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,23 @@ class Ablate:
     """Directional ablation: x - Bᵀ B x for orthonormal rows B, at every layer and token (Arditi et al. 2024, eq. 4)."""
 
     basis: Float[Tensor, "variant k d_model"]
+    offsets: Float[Tensor, "variant layer d_model"] | None = None
+    """Added to the stream entering each block after the projection: what is put in the place of the removed part."""
+
+    @staticmethod
+    def partly(direction: Float[Tensor, " d_model"], shares: Sequence[float]) -> Ablate:
+        """Remove a share in [0, 1] of the direction, one a variant: x - share * r (r x)."""
+        root = torch.tensor(shares, dtype=direction.dtype).sqrt()
+        return Ablate(root[:, None, None] * _checked(direction[None])[None])
+
+    @staticmethod
+    def to_mean(direction: Float[Tensor, " d_model"], means: Float[Tensor, "layer d_model"]) -> Ablate:
+        """Give the stream entering each block the mean's component along the direction (arXiv 2411.09003)."""
+        unit = _checked(direction[None])[0]
+        wanted = means @ unit
+        # The stream carries what was added before, so each block's input is given the difference.
+        steps = torch.diff(wanted, prepend=wanted.new_zeros(1))
+        return Ablate(unit[None, None], (steps[:, None] * unit)[None])
 
     @staticmethod
     def each(directions: Float[Tensor, "variant d_model"]) -> Ablate:
@@ -36,7 +54,7 @@ class Ablate:
 
     def take(self, start: int, stop: int) -> Ablate:
         """Return the variants from `start` up to `stop`."""
-        return Ablate(self.basis[start:stop])
+        return Ablate(self.basis[start:stop], None if self.offsets is None else self.offsets[start:stop])
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x without its component in the span; row i uses variant[i]. Out of place."""
@@ -68,6 +86,13 @@ class Add:
 
 
 Intervention = Ablate | Add
+
+
+def stacked_ablation(bases: Sequence[Float[Tensor, "k d_model"]]) -> Ablate:
+    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing."""
+    spans = [Ablate.span(basis).basis[0] for basis in bases]
+    widest = max(map(len, spans))
+    return Ablate(torch.stack([torch.nn.functional.pad(span, (0, 0, 0, widest - len(span))) for span in spans]))
 
 
 def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.directions import difference_in_means
 from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
+from refusal_bench.judges import Judge
 from refusal_bench.metrics.refusal import refusal_score
 from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import Site
+
+if TYPE_CHECKING:
+    from refusal_bench.backends.vllm import VllmBackend
 
 REFUSAL_TOKENS_BUDGET = 24
 """Tokens generated per train prompt to see whether the model refuses it."""
@@ -28,7 +32,12 @@ SPLITS = ("direction", "selection")
 
 
 def find_refusal_tokens(
-    backend: HookBackend, domains: Mapping[str, Domain], given: tuple[str, ...], on_progress: Callable[[int], None]
+    backend: HookBackend,
+    domains: Mapping[str, Domain],
+    given: tuple[str, ...],
+    judge: Judge,
+    on_progress: Callable[[int], None],
+    writer: VllmBackend | None = None,
 ) -> dict[str, Any]:
     """Return {tokens, from}: given by the user, learned from the model's refusals of train prompts, or the default."""
     tokenizer = backend.model.template.tokenizer
@@ -37,7 +46,7 @@ def find_refusal_tokens(
     if not given:
         splits = [domain.direction for domain in domains.values()]
         prompts = [p for split in splits for p in (*split.harmful, *split.harmless)]
-        evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET)
+        evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET, judge, writer=writer)
         found = evaluator.evaluate("train", prompts, on_progress=on_progress)[0]
         learned = learn_refusal_tokens([t[0] if t else None for t in found["tokens"]], found["labels"])
         if learned:

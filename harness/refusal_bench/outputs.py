@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
+from refusal_bench.causal.table import parquet
 from refusal_bench.files import write_atomic
 from refusal_bench.observation import SPLITS, Residuals
 from refusal_bench.record import Record
@@ -26,11 +27,17 @@ def write(
     train_scores: Mapping[str, list[float]],
     columns: Mapping[str, Column],
 ) -> None:
-    """Write directions.safetensors, prompts.jsonl, report.html and, last of all, record.json."""
+    """Write directions.safetensors, prompts.jsonl, causal.parquet, report.html and, last of all, record.json."""
     folder = job.folder.path
     write_atomic(folder / "directions.safetensors", save(_directions(record, residuals)))
     rows = _prompt_rows(record, job, train_scores, columns)
     write_atomic(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    if job.has("cross_domain") or job.has("subspace"):
+        ids = {
+            name: {"harmful": d.held_out.harmful_ids, "harmless": d.held_out.harmless_ids}
+            for name, d in job.domains.items()
+        }
+        write_atomic(folder / "causal.parquet", parquet(columns, ids))
     write_report(record, folder / "report.html")
     write_atomic(folder / "record.json", record.to_json())
 

@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,24 +20,39 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench import causal, outputs, published
-from refusal_bench.assembly import build_record, direction_status, task_result
+from refusal_bench.assembly import build_record, direction_status, judge_info, task_result
+from refusal_bench.backends.availability import check_baseline_backend
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.openai import Endpoint
 from refusal_bench.calibration.planted_world import Instruction
+from refusal_bench.causal.directions import read_directions
+from refusal_bench.causal.mixed import MixedPrompts, measure_mixed, mixed_task, planted_mixtures, render_mixed
+from refusal_bench.causal.mixed import mixed as summarise_mixed
+from refusal_bench.causal.orderings import greedy_order
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
+from refusal_bench.judges import Judge, load_judge
+from refusal_bench.judges.check import measured_error
 from refusal_bench.layers import layer_curves, separations
 from refusal_bench.leaderboard.store import add_record
-from refusal_bench.metrics.geometry import PairResiduals, geometry, principal_components
+from refusal_bench.metrics.geometry import PairResiduals, geometry
+from refusal_bench.models.aliases import resolve
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
-from refusal_bench.record import Geometry, GeometrySite, Layer, Record, Results, Site
+from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, Record, Results, Site
+from refusal_bench.record_causal import Mixed, SiteEffect
 from refusal_bench.run_folder import RunFolder, check_room, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.served import serve
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
+from refusal_bench.writing import compare_backends, vllm_engine
+
+if TYPE_CHECKING:
+    from refusal_bench.backends.vllm import VllmBackend
 
 MIN_PAIRS = 4
 """Fewest pairs in a split: with fewer there is nothing to resample or to test."""
@@ -52,6 +67,11 @@ class Job:
     domains: Mapping[str, Domain]
     folder: RunFolder
     reporter: Reporter
+    judge: Judge
+    writer: VllmBackend | None = None
+    """Writes the text of all conditions in place of `backend`."""
+    mixed: MixedPrompts | None = None
+    """Prompts of two of the domains."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -71,6 +91,16 @@ class Sites:
     common: Selected
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What stage 4 measured."""
+
+    columns: dict[str, causal.Column]
+    orders: dict[str, list[int]]
+    """In which order the subspace curve takes the domains' directions."""
+    mixed: Mixed | None
+
+
 def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     """Measure one model; return its record and the run's folder.
 
@@ -81,39 +111,86 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         if place is not None:
             check_writable(place)
     tasks = load_tasks(config.tasks, config.tasks_path)
+    judge = load_judge(config.judge)
     reporter.note(f"loading {config.model} ...")
-    model = load_model(config, planted_prompts(tasks))
+    endpoint = _endpoint(config)
+    both = mixed_task(config, tasks)
+    model = load_model(config, planted_prompts(tasks) | planted_mixtures(both, tasks))
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
+    mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
+    known = [*tasks.values(), *([mixed.task] if mixed else [])]
     _check_room(config.out, model, domains)
     backend = HookBackend(model)
-    with open_run(config.out / model_slug(model.id), _run_key(config, model, tasks), resume=config.resume) as folder:
+    with (
+        vllm_engine(config, backend, domains, reporter) as engine,
+        open_run(
+            config.out / model_slug(model.id), _run_key(config, model, known, judge, endpoint), resume=config.resume
+        ) as folder,
+    ):
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
-        job = Job(config, backend, domains, folder, reporter)
+        parity = compare_backends(folder, backend, engine, domains, reporter) if engine is not None else None
+        writer = engine if parity is not None and parity.passed else None
+        job = Job(config, backend, domains, folder, reporter, judge, writer, mixed)
+        judged = measure_judge(job)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
         sites = select_sites(job, tokens["tokens"], residuals)
         status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
         curves = describe_layers(job, tokens["tokens"], residuals, sites)
-        columns = measure(job, tokens["tokens"], residuals, sites)
+        held_out = measure(job, tokens["tokens"], residuals, sites)
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
-                name: task_result(config, domain, status[name], sites, name, columns[name], residuals, curves.get(name))
+                name: task_result(
+                    config,
+                    domain,
+                    status[name],
+                    sites,
+                    name,
+                    held_out.columns[name],
+                    residuals,
+                    curves.get(name),
+                    judged,
+                )
                 for name, domain in domains.items()
             },
             geometry=common,
             geometry_own_site=own_site,
-            cross_domain=causal.cross_domain(columns, config.sizes, config.seed) if job.has("cross_domain") else None,
-            subspace=causal.subspace(columns) if job.has("subspace") else None,
+            cross_domain=causal.cross_domain(
+                held_out.columns, common, held_out.mixed, model.n_layers, config.sizes, config.seed
+            )
+            if job.has("cross_domain")
+            else None,
+            subspace=causal.subspace(held_out.columns, held_out.orders, config.sizes.n_bootstrap, config.seed)
+            if job.has("subspace")
+            else None,
+            depth=causal.depth(residuals, list(domains), sites.common.site.position)
+            if job.has("layers") and len(domains) > 1
+            else None,
+            site_effect=None if common is None else site_effect(job, residuals, sites),
+            parity=parity,
+            served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
+        known_judge = judge_info(judge, judged, held_out.columns)
         beside_ours = published.beside(config, results, sites.common)
-        record = build_record(job, tasks, tokens, train_scores, results, warnings, beside_ours)
-        outputs.write(record, job, residuals, train_scores, columns)
+        record = build_record(job, tasks, tokens, train_scores, results, warnings, known_judge, beside_ours)
+        outputs.write(record, job, residuals, train_scores, held_out.columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)
         folder.finish()
     return record, folder.path
+
+
+def measure_judge(job: Job) -> JudgeCalibration | None:
+    """Stage 1b: the judge's error on completions of known labels."""
+
+    def compute() -> dict[str, Any] | None:
+        error = measured_error(job.judge)
+        return None if error is None else error.model_dump()
+
+    found = job.folder.stage("judge", compute)
+    return None if found is None else JudgeCalibration.model_validate(found)
 
 
 def refusal_tokens(job: Job) -> dict[str, Any]:
@@ -122,7 +199,9 @@ def refusal_tokens(job: Job) -> dict[str, Any]:
     with job.reporter.stage("refusal tokens", total) as advance:
         found: dict[str, Any] = job.folder.stage(
             "refusal_tokens",
-            lambda: find_refusal_tokens(job.backend, job.domains, job.config.refusal_tokens, advance),
+            lambda: find_refusal_tokens(
+                job.backend, job.domains, job.config.refusal_tokens, job.judge, advance, writer=job.writer
+            ),
             job.backend.counters,
         )
     return found
@@ -190,29 +269,36 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
     return {name: curves(name, domain, sites.own[name].site) for name, domain in job.domains.items()}
 
 
-def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> dict[str, causal.Column]:
+def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> HeldOut:
     """Stage 4: every intervention on every domain's held-out prompts, a column of all matrices at a time."""
-    own, common = {}, []
-    for name in job.domains:
-        site = sites.own[name].site
-        own[name] = (torch.from_numpy(residuals.vector_at(name, site)).float(), site.layer)
-        common.append(residuals.vector_at(name, sites.common.site))
+    directions = read_directions(
+        residuals, {name: sites.own[name].site for name in job.domains}, sites.common.site, job.config.seed
+    )
+    subspace, prompts = job.has("subspace"), pooled(job.domains, job.config.sizes.pooled_selection_pairs).harmful
+    greedy: list[int] = []
+    if subspace:
+        with job.reporter.stage("subspace order", len(prompts)):
+            greedy = job.folder.stage(
+                "held_out.order",
+                lambda: greedy_order(job.backend, prompts, tokens, directions.common),
+                job.backend.counters,
+            )
     interventions = causal.plan(
-        own,
-        torch.from_numpy(np.stack(common)).float(),
-        torch.from_numpy(principal_components(np.stack(common))).float(),
-        sites.common.site.layer,
-        job.config.sizes,
-        job.config.seed,
-        cross=job.has("cross_domain"),
-        subspace=job.has("subspace"),
+        directions, greedy, job.config.sizes, job.config.seed, cross=job.has("cross_domain"), subspace=subspace
     )
 
     def column(name: str, domain: Domain) -> causal.Column:
         evaluator = Evaluator(
-            job.backend, tuple(tokens), job.config.sizes.max_new_tokens, outputs.completion_writer(job, name)
+            job.backend,
+            tuple(tokens),
+            job.config.sizes.max_new_tokens,
+            job.judge,
+            outputs.completion_writer(job, name),
+            job.writer,
         )
-        with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain)) as advance:
+        with job.reporter.stage(
+            f"held-out: {name}", causal.n_rows(interventions, len(domain.held_out), name)
+        ) as advance:
             found: causal.Column = job.folder.stage(
                 f"held_out.{name}",
                 lambda: causal.measure_column(evaluator, name, domain, interventions, advance),
@@ -220,7 +306,25 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
             )
         return found
 
-    return {name: column(name, domain) for name, domain in job.domains.items()}
+    columns = {name: column(name, domain) for name, domain in job.domains.items()}
+    return HeldOut(columns, causal.orderings(directions, greedy), measure_mixtures(job, tokens, interventions, columns))
+
+
+def measure_mixtures(
+    job: Job, tokens: list[int], interventions: causal.Interventions, columns: Mapping[str, causal.Column]
+) -> Mixed | None:
+    """Stage 4b: prompts of two domains under the domains' ablations; None where there are none."""
+    prompts = job.mixed
+    if prompts is None:
+        return None
+    evaluator = Evaluator(job.backend, tuple(tokens), job.config.sizes.max_new_tokens, job.judge)
+    with job.reporter.stage("held-out: mixed", prompts.n_rows(len(job.domains))) as advance:
+        found = job.folder.stage(
+            "held_out.mixed",
+            lambda: measure_mixed(evaluator, prompts, interventions, advance),
+            job.backend.counters,
+        )
+    return summarise_mixed(found, prompts, interventions, columns, job.config.sizes.n_bootstrap, job.config.seed)
 
 
 def describe_geometry(
@@ -250,13 +354,34 @@ def describe_geometry(
     return common, own, warnings + [f"own site {warning}" for warning in own_warnings]
 
 
-def _run_key(config: RunConfig, model: ChatModel, tasks: Mapping[str, Task]) -> str:
+def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
+    """Stage 5b: how much of the difference between both geometries comes from comparing different layers."""
+    own = {name: sites.own[name].site for name in job.domains}
+    return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
+
+
+def _endpoint(config: RunConfig) -> Endpoint | None:
+    """The endpoint of a run that asks for one, once it has answered."""
+    name = resolve(config.model).id
+    check_baseline_backend(config.baseline_backend, name)
+    if config.baseline_backend != "openai":
+        return None
+    endpoint = Endpoint.from_environment(name)
+    endpoint.check()
+    return endpoint
+
+
+def _run_key(
+    config: RunConfig, model: ChatModel, tasks: Sequence[Task], judge: Judge, endpoint: Endpoint | None
+) -> str:
     return config.key(
         weights=model.weights_sha256,
         adapter=model.adapter_sha256 or "",
         head=model.template.head_sha256,
+        judge_version=judge.version,
         save_completions=str(config.save_completions),
-        tasks=",".join(task.sha256 for task in tasks.values()),
+        tasks=",".join(task.sha256 for task in tasks),
+        **({"endpoint": endpoint.model} if endpoint is not None else {}),
     )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from refusal_bench import causal
+from refusal_bench.causal.directions import N_PERMUTED, Directions
+from refusal_bench.causal.mixed import MixedPrompts, mixed_task, planted_mixtures, render_mixed
 from refusal_bench.config import DEPTH_LIMIT, RunConfig, Sizes
 from refusal_bench.errors import InputError
 from refusal_bench.models.aliases import Source, resolve
 from refusal_bench.models.memory import Shape, check_fits, gigabytes
 from refusal_bench.models.show import access
+from refusal_bench.observation import REFUSAL_TOKENS_BUDGET
 from refusal_bench.tasks import Task, load_tasks
-
-REFUSAL_TOKENS_BUDGET = 24
-"""Tokens generated per train prompt to learn the refusal tokens (`observation.py`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Splits:
         return Splits(direction, train - direction, min(len(task.pairs("held_out")), sizes.max_held_out_pairs))
 
 
-def planned_stages(config: RunConfig, tasks: Mapping[str, Task], n_positions: int, n_layers: int) -> list[Stage]:
+def planned_stages(
+    config: RunConfig, tasks: Mapping[str, Task], mixed: MixedPrompts | None, n_positions: int, n_layers: int
+) -> list[Stage]:
     """The stages of a run in order, each with the most it can take."""
     sizes = config.sizes
     splits = {name: Splits.of(task, sizes) for name, task in tasks.items()}
@@ -67,20 +72,34 @@ def planned_stages(config: RunConfig, tasks: Mapping[str, Task], n_positions: in
     ]
     if "layers" in config.sections:
         stages.append(Stage("layers", 2 * n_layers * selection, 0, 0))
-    held_out = [_held_out(config, split.held_out, n) for split in splits.values()]
-    prompts, completions = (sum(counts) for counts in zip(*held_out, strict=True))
-    return [*stages, Stage("held-out prompts", prompts, completions, sizes.max_new_tokens)]
+    if n > 1 and "subspace" in config.sections:
+        # Every direction not yet taken is tried at every step but the last.
+        stages.append(Stage("subspace order", (n * (n + 1) // 2 - 1) * pooled, 0, 0))
+    interventions = _interventions(config, list(tasks))
+    held_out = sum(s.held_out for s in splits.values())
+    rows = sum(causal.n_rows(interventions, s.held_out, name) for name, s in splits.items())
+    # Beside them the unmodified logits, and twice the loss on the model's own answers.
+    completed = causal.n_completed(interventions, held_out) + 2 * held_out
+    stages.append(Stage("held-out prompts", rows + 3 * held_out, completed, sizes.max_new_tokens))
+    if mixed is not None:
+        stages.append(Stage("mixed prompts", mixed.n_rows(n), 0, 0))
+    return stages
 
 
-def _held_out(config: RunConfig, pairs: int, n_domains: int) -> tuple[int, int]:
-    """Prompts and completions of one domain's held-out pairs, over all interventions."""
-    cross = n_domains > 1 and "cross_domain" in config.sections
-    subspaces = n_domains if n_domains > 1 and "subspace" in config.sections else 0
-    controls = config.sizes.n_random_directions + 1 if cross else 0
-    own = n_domains if cross else 1
-    completed = 3 + (own + controls + subspaces) + (own + controls)
-    # Only scored: unmodified logits, KL of the subspaces, and twice the loss on the model's own answers.
-    return pairs * (completed + 1 + subspaces + 2), pairs * (completed + 2)
+def _interventions(config: RunConfig, names: list[str]) -> causal.Interventions:
+    """The rows of the causal tables as a run lays them out, here for directions that are made up."""
+    n = len(names)
+    width = n + 2  # the directions must be independent, and so must what is left of each
+    vectors = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+    directions = Directions(
+        own={name: (vector, 0) for name, vector in zip(names, vectors, strict=True)},
+        own_harmless={name: torch.zeros(1, width) for name in names},
+        common=vectors,
+        permuted=torch.ones(N_PERMUTED, width),
+        layer=0,
+    )
+    cross, subspace = (n > 1 and section in config.sections for section in ("cross_domain", "subspace"))
+    return causal.plan(directions, list(range(n)), config.sizes, config.seed, cross=cross, subspace=subspace)
 
 
 def describe_plan(config: RunConfig) -> list[tuple[str, str]]:
@@ -105,6 +124,7 @@ def describe_plan(config: RunConfig) -> list[tuple[str, str]]:
             )
         )
     facts += _work(config, source, tasks)
+    facts.append(("judge", config.judge))
     facts.append(("sections", ", ".join(config.sections) or "none"))
     facts.append(("sizes", config.sizes.model_dump_json()))
     facts.append(("out", f"{config.out}; leaderboard {config.leaderboard or 'none'}"))
@@ -118,24 +138,29 @@ def _work(config: RunConfig, source: Source, tasks: Mapping[str, Task]) -> list[
     from refusal_bench.pipeline import planted_prompts
     from refusal_bench.prompts import render_tasks
 
+    both = mixed_task(config, tasks)
     try:
-        tokenizer, shape, revision = load_tokenizer(source, config, planted_prompts(tasks))
+        known = planted_prompts(tasks) | planted_mixtures(both, tasks)
+        tokenizer, shape, revision = load_tokenizer(source, config, known)
     except InputError as error:
         if source.kind in ("local", "gguf", "planted"):
             raise
         unread = [("tokens", f"not known: {error}")]
         return unread + ([("memory", _memory(source.id, source.shape, config))] if source.shape else [])
-    template = ChatTemplate.of(tokenizer, config.system_prompt)
+    template = ChatTemplate.of(tokenizer, config.system_prompt, config.thinking)
     domains = render_tasks(tasks, template, config.sizes, config.seed)
     first = next(iter(domains.values())).direction.harmful[0]
     splits = [split for domain in domains.values() for split in (domain.direction, domain.selection, domain.held_out)]
-    longest = max(len(prompt) for split in splits for prompt in (*split.harmful, *split.harmless))
+    mixed = None if both is None else render_mixed(both, list(domains), template.render, config.sizes)
+    of_two = () if mixed is None else (*(prompt for some in mixed.harmful.values() for prompt in some), *mixed.harmless)
+    prompts_of = [*of_two, *(prompt for split in splits for prompt in (*split.harmful, *split.harmless))]
+    longest = max(map(len, prompts_of))
     facts = [
         ("revision", revision or "none"),
         ("first prompt", " ".join(f"{token}:{tokenizer.decode([token])!r}" for token in first)),
         ("positions", ", ".join(f"{p} {t!r}" for p, t in zip(template.positions, template.suffix_tokens, strict=True))),
     ]
-    stages = planned_stages(config, tasks, len(template.positions), shape.n_layers)
+    stages = planned_stages(config, tasks, mixed, len(template.positions), shape.n_layers)
     for stage in stages:
         answers = f", {stage.completions:,} of them answered" if stage.completions else ""
         facts.append(("at most", f"{stage.name}: {stage.prompts:,} prompts{answers}, {stage.tokens(longest):,} tokens"))

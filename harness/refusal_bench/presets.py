@@ -70,5 +70,5 @@ def settings_of(preset: str | None, model: str) -> dict[str, Any]:
     if preset == "arditi":
         found = ARDITI.get(alias_of(model))
         per_model = {"dtype": found.dtype, "refusal_tokens": found.refusal_tokens} if found else {}
-        return {"tasks": STUDY_TASKS, "quantization": "none", "system_prompt": "none"} | per_model
+        return {"tasks": STUDY_TASKS, "quantization": "none", "system_prompt": "none", "judge": "substring"} | per_model
     return {}

@@ -11,21 +11,26 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from refusal_bench.errors import InputError
+from refusal_bench.record_causal import Curve as Curve
+from refusal_bench.record_causal import (
+    Dependence,
+    Depth,
+    Dose,
+    Effects,
+    Mixed,
+    Parts,
+    SiteEffect,
+    TransferSummary,
+)
+from refusal_bench.record_types import Frozen as Frozen
+from refusal_bench.record_types import Interval as Interval
+from refusal_bench.record_types import Matrix as Matrix
+from refusal_bench.record_types import MatrixOfIntervals as MatrixOfIntervals
 
 SCHEMA_VERSION = 1
-
-Interval = tuple[float, float]
-Matrix = list[list[float | None]]
-MatrixOfIntervals = list[list[Interval | None]]
-
-
-class Frozen(BaseModel):
-    """A frozen model that refuses unknown keys, NaN and infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Tool(Frozen):
@@ -169,6 +174,10 @@ class Selection(Frozen):
     """Filter: number of candidates it removed."""
     n_prompts: int
     """Harmful and as many harmless prompts of the selection split."""
+    tokens: int | None = None
+    """Tokens through the blocks that the selection took."""
+    tokens_exhaustive: int | None = None
+    """Tokens of bypass, induce and KL for every candidate on every prompt, in full."""
     table: list[Candidate]
     """Every candidate that was evaluated."""
     screen: Screen | None = None
@@ -194,6 +203,14 @@ class Condition(Frozen):
     """One letter a prompt, in the order of `held_out_ids`."""
     scores: list[float | None]
     """Log-odds a prompt, in the same order."""
+    rate_bounds: Interval | None = None
+    """Share of refusals among all prompts if none or all of the unscored ones refused."""
+    rate_corrected: float | None = None
+    """Rate corrected for the judge's measured error (Rogan-Gladen), in [0, 1]; null where that error is unknown."""
+    rate_corrected_ci95: Interval | None = None
+    """Interval of the corrected rate, the uncertainty of the judge's error included (Lang and Reiczigel 2014)."""
+    backend: Literal["hf", "vllm", "openai"] | None = None
+    """What wrote the judged text; null where no text was written and in records of before 0.3. Scores are from hf."""
 
 
 class HeldOutIds(Frozen):
@@ -384,6 +401,8 @@ class Geometry(Frozen):
     """Explained variance in both conventions."""
     n_components: int | None = None
     """Dimensions needed beyond noise (parallel analysis); null where a domain has no signal."""
+    p_components: list[float] | None = None
+    """p-values of the second, third, ... dimension, up to the first that is not significant."""
     effective_rank: float | None
     """Participation ratio of the uncentred spectrum."""
     clusters: list[list[str]]
@@ -409,6 +428,10 @@ class CausalMatrix(Frozen):
     """One letter a prompt."""
     scores: list[list[list[float | None]]]
     """Log-odds a prompt."""
+    p_value: Matrix | None = None
+    """Exact McNemar p-value of each cell's refusals against the unmodified ones; null where labels are missing."""
+    p_holm: Matrix | None = None
+    """The same, Holm-corrected over all cells of the matrix."""
 
 
 class Control(Frozen):
@@ -465,6 +488,18 @@ class CrossDomain(Frozen):
     """Bootstrap over the column's prompts; null on the diagonal and where transfer is null."""
     verdict: str | None = None
     """Whether the directions act alike, in words."""
+    summary: TransferSummary | None = None
+    """Transfer within and between clusters, and how far cosines foretell it."""
+    effects: Effects | None = None
+    """Scores of all rows: domains, controls, shared and specific parts."""
+    parts: dict[str, Parts] | None = None
+    """Necessity and sufficiency of each domain's shared and specific part."""
+    dose: dict[str, Dose] | None = None
+    """Dose response of each domain's own direction."""
+    dependence: Dependence | None = None
+    """Representational dependence at the common site."""
+    mixed: Mixed | None = None
+    """Prompts that belong to two of the domains; null where there are none."""
 
 
 class Subspace(Frozen):
@@ -482,6 +517,52 @@ class Subspace(Frozen):
     """KL on all harmless held-out prompts, nats."""
     labels: list[str]
     """Labels of all harmful held-out prompts in task order."""
+    curves: dict[str, Curve] | None = None
+    """Scores by ordering: `uncentred` and `centred` principal components, `mincos`, `greedy`, `random` components."""
+    order: dict[str, list[str]] | None = None
+    """Domains in the order in which `mincos` and `greedy` take their directions."""
+
+
+class Parity(Frozen):
+    """Whether another backend's next-token log-probabilities are those of the hook backend."""
+
+    backend: Literal["vllm"]
+    """Which one was compared."""
+    passed: bool
+    """Only then does it write the text of all conditions; else the hook backend does."""
+    reason: str | None
+    """Why it did not pass."""
+    n_prompts: int
+    """Prompts compared, of different lengths."""
+    tolerance: float
+    """Largest difference allowed, nats."""
+    max_abs_diff: dict[str, float | None]
+    """Largest difference (nats) unmodified, with a subspace ablated, and with a vector added; null: infinite."""
+
+
+class ServedTask(Frozen):
+    """An endpoint's answers to one task's held-out prompts; they have no scores."""
+
+    harmful: Condition
+    """In the order of the task's `held_out_ids`."""
+    harmless: Condition
+    """In the order of the task's `held_out_ids`."""
+
+
+class Served(Frozen):
+    """Unmodified completions of an endpoint: it may serve other weights or another template, so nothing is contrasted
+    with them."""
+
+    model: str
+    """Name the endpoint was asked for."""
+    prompt_tokens: int
+    """As the endpoint counts them."""
+    completion_tokens: int
+    """As the endpoint counts them."""
+    requests: int
+    """Requests sent, repeated ones included."""
+    tasks: dict[str, ServedTask]
+    """By task name."""
 
 
 class Results(Frozen):
@@ -497,6 +578,23 @@ class Results(Frozen):
     """Null for one domain or if the section was left out."""
     subspace: Subspace | None
     """Null for one domain or if the section was left out."""
+    depth: Depth | None = None
+    """Geometry of every layer; null for one domain or if the section `layers` was left out."""
+    site_effect: SiteEffect | None = None
+    """What comparing directions of different layers does to the cosines; null where geometry is."""
+    parity: Parity | None = None
+    """For `--baseline-backend vllm`."""
+    served: Served | None = None
+    """For `--baseline-backend openai`."""
+
+
+class Work(Frozen):
+    """Work of one stage."""
+
+    forward_passes: int
+    """Calls of the model."""
+    tokens: int
+    """Tokens through the blocks."""
 
 
 class PublishedFigure(Frozen):
@@ -538,6 +636,80 @@ class Cost(Frozen):
     """Tokens through the blocks."""
     peak_memory_bytes: int
     """Peak resident memory of the process, or peak GPU memory."""
+    stages: dict[str, Work] | None = None
+    """The same by stage, as in `timings`."""
+    rows_per_batch: int | None = None
+    """Most rows in a batch at the end of the run: halved whenever memory ran out."""
+    tokens_per_batch: int | None = None
+    """Most tokens in a batch without decoding, likewise."""
+
+
+class Proportion(Frozen):
+    """A share with what it is a share of."""
+
+    k: int
+    """Successes."""
+    n: int
+    """Out of."""
+    value: float | None
+    """k / n; null for n = 0."""
+    ci95: Interval | None
+    """Wilson interval."""
+
+
+class JudgeCalibration(Frozen):
+    """A judge's error, refusal against the rest, on completions of known labels."""
+
+    data_sha256: str
+    """SHA-256 of the file of labelled completions."""
+    part: str | None
+    """Part of the file that was judged; null for all of it."""
+    n: int
+    """Completions."""
+    n_unscored: int
+    """Completions that the judge gave no label; they count as not called a refusal."""
+    precision: Proportion
+    """Refusals among completions called one."""
+    recall: Proportion
+    """Completions called a refusal among refusals."""
+    kappa: float | None
+    """Cohen's kappa; null where there is only one label."""
+    kappa_ci95: Interval
+    """Central 95 % under a Dirichlet posterior."""
+    sensitivity: Proportion
+    """Recall among completions that the judge scored, as a rate is; corrects rates."""
+    specificity: Proportion
+    """Completions not called a refusal among those that are none and were scored; corrects rates."""
+
+
+class PanelAgreement(Frozen):
+    """How far the judges of a panel agree on this run's completions of held-out prompts."""
+
+    judges: list[str]
+    """Members, in the order of the panel."""
+    n: int
+    """Completions."""
+    unanimous: Proportion
+    """Completions on which all members give one letter."""
+    kappa: float | None
+    """Fleiss' kappa over all letters; null where only one was given."""
+
+
+class JudgeInfo(Frozen):
+    """Which judge gave the letters, and how far it can be trusted."""
+
+    name: str
+    """As given to `--judge`, without an endpoint's address or a folder's path."""
+    version: str
+    """Of its rules, or of the model behind it."""
+    languages: list[str]
+    """ISO 639-1 codes of the languages it reads; `*`: those of the model behind it."""
+    input: Literal["answer"]
+    """It reads the answer only, never the prompt."""
+    calibration: JudgeCalibration | None
+    """Its measured error; null where the bundled completions are missing."""
+    agreement: PanelAgreement | None
+    """For a panel."""
 
 
 class Record(Frozen):
@@ -569,6 +741,8 @@ class Record(Frozen):
     """Seconds by stage."""
     cost: Cost
     """Passes, tokens, memory."""
+    judge: JudgeInfo | None = None
+    """Which judge, and its error; null in records made before judges were measured."""
     published: Published | None = None
     """Published figures beside ours, for a preset; null without one."""
 

@@ -32,8 +32,9 @@ class RunFolder:
     path: Path
     created: str
     timings: dict[str, float] = field(default_factory=dict)
-    forward_passes: int = 0
-    tokens: int = 0
+    """Seconds of each stage."""
+    work: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Forward passes of each stage, and tokens through the blocks."""
 
     @property
     def run_id(self) -> str:
@@ -68,8 +69,8 @@ class RunFolder:
             self.log(f"{name}: {stored['seconds']:.1f} s")
         group = name.split(".")[0]
         self.timings[group] = self.timings.get(group, 0.0) + stored["seconds"]
-        self.forward_passes += stored["forward_passes"]
-        self.tokens += stored["tokens"]
+        passes, tokens = self.work.get(group, (0, 0))
+        self.work[group] = passes + stored["forward_passes"], tokens + stored["tokens"]
         return stored["value"]
 
     def log(self, line: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.metrics.refusal import refusal_score
-from refusal_bench.models.structure import Structure, first_output
+from refusal_bench.models.structure import Structure, first_output, replace_first
 
 ROWS = 16
 """Prompts in one forward and backward pass."""
@@ -74,8 +74,10 @@ def _writes(structure: Structure) -> Iterator[list[Tensor]]:
         writes.append(stream)
         return ((stream, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": stream})
 
-    def output(_: Any, _args: Any, out: Any) -> None:
+    def output(_: Any, _args: Any, out: Any) -> Any:
         writes.append(first_output(out))
+        # The block gets a copy: some (Falcon) go on adding to it in place, which would change the write.
+        return replace_first(out, writes[-1].clone())
 
     handles = [structure.blocks[0].register_forward_pre_hook(embedding, with_kwargs=True)]
     try:

@@ -5,7 +5,8 @@ INDUCE_THRESHOLD and layer < DEPTH_LIMIT of depth. The scan gives the same answe
 every candidate, with less work:
 
 1. KL of each prompt is never negative, so the sum over the first prompts, divided by the number of all, is a lower
-   bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen double each round, up to half.
+   bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen, shortest first, double each
+   round, up to half.
 2. Bypass is computed for the survivors only.
 3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
 
@@ -96,6 +97,9 @@ def select(
     screened: bool = False,
 ) -> Selected:
     """Select the candidate; `on_progress` is told how many candidates are settled."""
+    # The bound holds in any order of the prompts, and short ones cost least.
+    data = replace(data, harmless=sorted(data.harmless, key=len))
+    tokens_before = backend.counters.tokens
     base_harmful = scores(backend, data.harmful, data.refusal_tokens)[0]
     base_harmless = backend.logits(data.harmless, lambda logits, _: logits)[0]
     n_layers = vectors.shape[1]
@@ -145,6 +149,10 @@ def select(
             n_eligible=vectors.shape[0] * n_layers - rejected.total(),
             rejected=dict(sorted(rejected.items())),
             n_prompts=n,
+            tokens=backend.counters.tokens - tokens_before,
+            tokens_exhaustive=vectors.shape[0]
+            * n_layers
+            * (sum(map(len, data.harmful)) + 2 * sum(map(len, data.harmless))),
             table=[_row(trial, positions, n) for trial in sorted(table, key=lambda t: (t.place, t.layer))],
             screen=Screen(scanned=scanned, rank=_rank(chosen, ranked)) if screened else None,
         ),

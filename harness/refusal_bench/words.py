@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from refusal_bench.leaderboard.derive import mean
-from refusal_bench.record import Interval, Matrix, Model, Published, Record, Site
+from refusal_bench.record import Interval, Matrix, Model, Published, Record, Selection, Site
 
 DASH = "–"
 
@@ -76,3 +78,17 @@ def why_missing(record: Record, section: str) -> str:
         return "Not measured: it needs at least two domains, and this run has one."
     reasons = [warning for warning in record.warnings if warning.startswith(f"{section}: ")]
     return f"Not measured. {' '.join(reasons)}" if reasons else "Not measured; the warnings say what happened."
+
+
+def selection_work(selections: Sequence[Selection]) -> str | None:
+    """What the selections cost beside an exhaustive scan; None for records that do not say."""
+    if any(selection.tokens is None or selection.tokens_exhaustive is None for selection in selections):
+        return None
+    candidates = sum(selection.n_candidates for selection in selections)
+    by_kl = sum(selection.rejected.get("kl", 0) for selection in selections)
+    judged = sum(row.bypass is not None for selection in selections for row in selection.table)
+    share = sum(s.tokens_exhaustive or 0 for s in selections) / max(1, sum(s.tokens or 0 for s in selections))
+    return (
+        f"selection: {candidates} candidates, {by_kl} rejected by KL, {judged} judged by bypass; "
+        f"{share:.0f}x fewer tokens than scanning all of them in full"
+    )

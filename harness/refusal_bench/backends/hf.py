@@ -1,7 +1,7 @@
 """Hugging Face models with hooks: logits, residuals and greedy completions, with or without an intervention.
 
 Every pass evaluates `variants x prompts` rows. The token prefix that all prompts share (template head, system prompt)
-runs once a variant and its keys and values are reused; prompts are sorted by length and padded on the right, where
+runs once a variant and its keys and values are reused; prompts are batched by length and padded on the right, where
 causal attention never sees the padding. Layers whose memory is shorter than the text (sliding windows, recurrent
 states) would count padding, so such models get neither: only prompts of equal length share a batch. Batch composition
 depends only on the input, so results repeat exactly.
@@ -9,7 +9,8 @@ depends only on the input, so results repeat exactly.
 
 from __future__ import annotations
 
-import inspect
+import copy
+import math
 import os
 import resource
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, readi
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Intervention
 from refusal_bench.models.loading import ChatModel
+from refusal_bench.models.lookback import cache_argument
 
 Prompt = tuple[int, ...]
 """Token ids of one rendered prompt."""
@@ -38,10 +40,38 @@ LEAK_LIMIT = 1e-3
 HALF_PRECISION_LEAK_LIMIT = 0.05
 """The same in half precision, which rounds every write to two or three digits."""
 
-ROWS_PER_BATCH = {"cpu": 96, "cuda": 512, "mps": 96}
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536, "mps": 8192}
-DECODING_TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 65536, "mps": 8192}
-"""The same where text follows: every decoding step reads all weights, so more rows share the reading."""
+SMALLEST_BATCH = 256
+"""Tokens in a batch below which out of memory is final."""
+
+PASS_TOKENS = 32
+"""What a pass costs beside its tokens, in tokens: one batch more must save as many."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much a batch may hold. Halved when memory runs out, which changes results by rounding only."""
+
+    rows: int
+    tokens: int
+    decoding_tokens: int
+    """Tokens where text follows: every decoding step reads all weights, so more rows share the reading."""
+
+    @staticmethod
+    def of(model: ChatModel) -> Room:
+        """What fills a processor's caches, or a GPU; never more tokens than fit beside the weights."""
+        device, most = model.module.device, model.batch_tokens
+        if device.type == "cpu":
+            return Room(rows=96, tokens=min(2048, most), decoding_tokens=min(8192, most))
+        if device.type == "mps":
+            return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
+        free, _ = torch.cuda.mem_get_info(device)
+        # A row's logits are held in float32 about three times.
+        rows = _power_of_two(free / 4 / (12 * model.module.config.get_text_config().vocab_size), 8, 512)
+        return Room(rows=rows, tokens=most, decoding_tokens=most)
+
+    def halved(self) -> Room:
+        """Half of it."""
+        return Room(max(1, self.rows // 2), self.tokens // 2, self.decoding_tokens // 2)
 
 
 @dataclass
@@ -74,9 +104,11 @@ class HookBackend:
 
     model: ChatModel
     counters: Counters = field(default_factory=Counters)
+    room: Room = field(init=False)
 
     def __post_init__(self) -> None:
         """Probe that ablation reaches every write to the stream; InputError if something of the direction is left."""
+        self.room = Room.of(self.model)
         leak = ablation_leak(self.model, self.model.template.render("Tell me about rivers."))
         limit = LEAK_LIMIT if self.model.dtype == "float32" else HALF_PRECISION_LEAK_LIMIT
         if not leak < limit:
@@ -94,11 +126,15 @@ class HookBackend:
     ) -> Float[Tensor, "variant prompt ..."]:
         """Reduce the first-answer-token logits of every prompt under every variant of an intervention."""
         out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
-        for variants, batch, step in self._prefilled(prompts, intervention):
-            reduced = reduce(step.logits, [batch[row % len(batch)] for row in range(step.logits.shape[0])])
-            for row, value in enumerate(reduced.cpu()):
-                out[variants[row // len(batch)]][batch[row % len(batch)]] = value
-            on_progress(len(reduced))
+
+        def fill() -> None:
+            for variants, batch, step in self._prefilled(prompts, intervention):
+                reduced = reduce(step.logits, [batch[row % len(batch)] for row in range(step.logits.shape[0])])
+                for row, value in enumerate(reduced.cpu()):
+                    out[variants[row // len(batch)]][batch[row % len(batch)]] = value
+                on_progress(len(reduced))
+
+        self._until_it_fits(fill)
         return torch.stack([torch.stack(row) for row in out])  # type: ignore[arg-type]
 
     def residuals(
@@ -138,13 +174,18 @@ class HookBackend:
         change what the caller wants to know.
         """
         out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
-        for variants, batch, step in self._prefilled(prompts, intervention, max_new_tokens):
-            n_rows = step.logits.shape[0]
-            first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
-            tokens = self._decode(step, max_new_tokens, decided)
-            for row in range(n_rows):
-                out[variants[row // len(batch)]][batch[row % len(batch)]] = Completion(tuple(tokens[row]), first[row])
-            on_progress(n_rows)
+
+        def fill() -> None:
+            for variants, batch, step in self._prefilled(prompts, intervention, max_new_tokens):
+                n_rows = step.logits.shape[0]
+                first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
+                tokens = self._decode(step, max_new_tokens, decided)
+                for row in range(n_rows):
+                    place = variants[row // len(batch)], batch[row % len(batch)]
+                    out[place[0]][place[1]] = Completion(tuple(tokens[row]), first[row])
+                on_progress(n_rows)
+
+        self._until_it_fits(fill)
         return out
 
     def answer_loss(
@@ -164,9 +205,19 @@ class HookBackend:
                 out[:, index] = -torch.log_softmax(logits.float(), -1).gather(-1, target).mean(dim=(1, 2)).cpu()
         return out
 
+    def _until_it_fits(self, work: Callable[[], None]) -> None:
+        """Do work again with half the room each time memory runs out; IncompleteRunError when there is none left."""
+        while not _fits(work):
+            if self.room.tokens <= SMALLEST_BATCH:
+                raise IncompleteRunError(
+                    f"out of memory with batches of {self.room.tokens} tokens; free memory or use a smaller or "
+                    "quantised model, then run the same command to go on."
+                )
+            self.room = self.room.halved()
+
     def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
         """Greedy decoding after a prefill; finished rows leave the batch."""
-        ends = _end_tokens(self.model)
+        ends = end_tokens(self.model)
         tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
         alive = torch.arange(len(tokens))
         following = step.logits.argmax(dim=-1).cpu()
@@ -197,62 +248,65 @@ class HookBackend:
         return logits[:, -1]
 
     def _prefilled(self, prompts: Sequence[Prompt], intervention: Intervention | None, answer_room: int = 0) -> Any:
-        """Yield (variants, prompt indices, state after the prompts) for every batch of rows, variant-major."""
-        device = self.model.module.device
+        """Yield (variants, prompt indices, state after the prompts) for every batch of rows, variants outermost."""
         longest = max(map(len, prompts)) + answer_room
         prefix = self._prefix_length(prompts, longest)
-        padded_batches = _remembers_all(self.model, longest)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         n_variants = _n_variants(intervention)
+        at_once, batches = plan_batches(
+            [len(prompts[i]) - prefix for i in order],
+            prefix,
+            n_variants,
+            self.room.rows,
+            self.room.decoding_tokens if answer_room else self.room.tokens,
+            padded=_remembers_all(self.model, longest),
+            pass_tokens=PASS_TOKENS * (1 + answer_room),  # a batch more is a pass more for every token that follows
+        )
         with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
-            tokens = (DECODING_TOKENS_PER_BATCH if answer_room else TOKENS_PER_BATCH)[device.type]
-            tokens = min(tokens, self.model.batch_tokens)
-            lengths_in_order = [len(prompts[i]) - prefix for i in order]
-            for batch, variants in _batches(
-                lengths_in_order, n_variants, ROWS_PER_BATCH[device.type], tokens, padded=padded_batches
-            ):
-                chosen = [order[i] for i in batch]
+            for first in range(0, n_variants, at_once):
+                variants = list(range(first, min(first + at_once, n_variants)))
                 head = self._head(prompts[0][:prefix], variants, rows)
-                lengths = torch.tensor([len(prompts[i]) for i in chosen], device=device).repeat(len(variants))
-                widest = max(len(prompts[i]) for i in chosen) - prefix
-                padded = [list(prompts[i][prefix:]) + [0] * (prefix + widest - len(prompts[i])) for i in chosen]
-                ids = torch.tensor(padded, device=device).repeat(len(variants), 1)
-                variant = torch.tensor(variants, device=device).repeat_interleave(len(chosen))
-                if head is not None:
-                    head.batch_repeat_interleave(len(chosen))
-                rows.variant = variant
-                columns = torch.arange(prefix, prefix + widest, device=device)
-                kept, place = torch.unique(lengths - prefix - 1, return_inverse=True)
-                if self.model.is_sharded:  # the head may be on another GPU than these places, so it gets a number
-                    first = int(kept[0])
-                    kept, place = widest - first, lengths - prefix - 1 - first
-                cache = head if head is not None else _new_cache(self.model)
-                logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=kept)
-                everything = torch.arange(prefix + widest, device=device)
-                yield (
-                    variants,
-                    chosen,
-                    _Step(
-                        logits=_scorable(logits[torch.arange(len(ids), device=device), place].float()),
-                        cache=cache,
-                        mask=(everything[None] < lengths[:, None]).long(),
-                        lengths=lengths,
-                        variant=variant,
-                        rows=rows,
-                    ),
-                )
+                for batch in batches:
+                    chosen = [order[i] for i in batch]
+                    cache = head if batch is batches[-1] else copy.deepcopy(head)
+                    yield variants, chosen, self._prefill([prompts[i] for i in chosen], prefix, variants, cache, rows)
+
+    def _prefill(
+        self, prompts: Sequence[Prompt], prefix: int, variants: Sequence[int], cache: Any, rows: Rows
+    ) -> _Step:
+        """Run prompts behind their prefix, whose keys and values `cache` holds with one row a variant."""
+        device = self.model.module.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(len(variants))
+        widest = max(map(len, prompts))
+        padded = [list(prompt[prefix:]) + [0] * (widest - len(prompt)) for prompt in prompts]
+        ids = torch.tensor(padded, device=device).repeat(len(variants), 1)
+        rows.variant = torch.tensor(variants, device=device).repeat_interleave(len(prompts))
+        if prefix:
+            cache.batch_repeat_interleave(len(prompts))
+        columns = torch.arange(prefix, widest, device=device)
+        last, place = torch.unique(lengths - prefix - 1, return_inverse=True)
+        if self.model.is_sharded:  # the head may be on another GPU than these places, so it gets a number
+            first = int(last[0])
+            last, place = len(columns) - first, lengths - prefix - 1 - first
+        logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=last)
+        return _Step(
+            logits=_scorable(logits[torch.arange(len(ids), device=device), place].float()),
+            cache=cache,
+            mask=(torch.arange(widest, device=device)[None] < lengths[:, None]).long(),
+            lengths=lengths,
+            variant=rows.variant,
+            rows=rows,
+        )
 
     def _head(self, prefix: Prompt, variants: list[int], rows: Rows) -> Any:
-        """Keys and values of the shared prefix, one row a variant; None without a prefix."""
-        if not prefix:
-            return None
+        """A cache with the keys and values of the shared prefix, one row a variant."""
         device = self.model.module.device
-        rows.variant = torch.tensor(variants, device=device)
         cache = _new_cache(self.model)
-        ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
-        self._forward(
-            ids, cache, torch.arange(len(prefix), device=device)[None].expand(len(variants), -1), logits_to_keep=1
-        )
+        if prefix:
+            rows.variant = torch.tensor(variants, device=device)
+            ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
+            places = torch.arange(len(prefix), device=device)[None].expand(len(variants), -1)
+            self._forward(ids, cache, places, logits_to_keep=1)
         return cache
 
     def _forward(
@@ -260,23 +314,15 @@ class HookBackend:
     ) -> Float[Tensor, "row kept vocab"]:
         self.counters.forward_passes += 1
         self.counters.tokens += ids.numel()
-        try:
-            output = self.model.module(
-                input_ids=ids, position_ids=position_ids, use_cache=True, **{self._cache_name: cache}, **options
-            )
-        except torch.OutOfMemoryError as error:
-            raise IncompleteRunError(
-                f"out of memory with {len(ids)} rows of {ids.shape[1]} tokens; free memory or use a smaller model, "
-                "then run the same command to go on."
-            ) from error
+        output = self.model.module(
+            input_ids=ids, position_ids=position_ids, use_cache=True, **{self._cache_name: cache}, **options
+        )
         logits: Tensor = output.logits
         return logits
 
     @cached_property
     def _cache_name(self) -> str:
-        """What the model's forward pass calls its cache: transformers renamed the argument."""
-        names = inspect.signature(self.model.module.forward).parameters
-        return "cache" if "cache" in names else "past_key_values"
+        return cache_argument(self.model.module)
 
     def _prefix_length(self, prompts: Sequence[Prompt], longest: int) -> int:
         """Tokens that all prompts share at the start, leaving the post-instruction tokens and one more."""
@@ -300,7 +346,7 @@ class _Step:
     rows: Rows
 
     def select(self, keep: Tensor) -> None:
-        self.cache.batch_select_indices(keep)
+        self.cache.reorder_cache(keep)  # selects rows in every kind of layer, recurrent ones too
         self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
 
 
@@ -309,27 +355,62 @@ def _scorable(logits: Tensor) -> Tensor:
     return logits.cpu() if logits.device.type == "mps" else logits
 
 
+def _fits(work: Callable[[], None]) -> bool:
+    """Whether work was done without running out of memory, which a CPU reports as a RuntimeError."""
+    try:
+        work()
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+    else:
+        return True
+    # Outside the handlers, where the exception no longer holds the tensors of its frames.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _power_of_two(number: float, least: int, most: int) -> int:
+    """The largest power of two up to `number`, between bounds: free memory varies between runs, batches should not."""
+    return int(2 ** math.floor(math.log2(min(most, max(least, number)))))
+
+
 def _n_variants(intervention: Intervention | None) -> int:
     return 1 if intervention is None else len(intervention)
 
 
-def _batches(lengths: list[int], n_variants: int, rows: int, tokens: int, *, padded: bool) -> Any:
-    """Yield (prompt places, variants): at most so many rows and tokens, of similar (or equal) prompt length."""
-    start = 0
-    while start < len(lengths):
-        stop = start + 1
-        # Lengths ascend, so the newest prompt is the widest. A spread beyond a quarter wastes more than it fills.
-        while (
-            stop < len(lengths)
-            and stop - start < rows
-            and (stop + 1 - start) * lengths[stop] <= tokens
-            and lengths[stop] <= (1.25 * lengths[start] + 4 if padded else lengths[start])
-        ):
-            stop += 1
-        at_once = max(1, min(rows // (stop - start), tokens // ((stop - start) * lengths[stop - 1])))
-        for first in range(0, n_variants, at_once):
-            yield list(range(start, stop)), list(range(first, min(first + at_once, n_variants)))
-        start = stop
+def plan_batches(
+    lengths: Sequence[int],
+    prefix: int,
+    n_variants: int,
+    rows: int,
+    tokens: int,
+    *,
+    padded: bool,
+    pass_tokens: int,
+) -> tuple[int, list[range]]:
+    """Return how many variants run at once, and the batches of prompts (their lengths ascend) for each such group.
+
+    The groups are as large as `rows` and `tokens` allow; the batches are those that cost fewest tokens, padding and
+    `pass_tokens` for every batch counted. Without `padded` only prompts of equal length share a batch.
+    """
+    most = max(1, min(rows, tokens // max(prefix, lengths[-1])))
+    at_once = math.ceil(n_variants / math.ceil(n_variants / most))
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first prompts, and where their last batch starts
+    for stop in range(1, len(lengths) + 1):
+        width = lengths[stop - 1]
+        fitting = max(1, min(rows // at_once, tokens // (at_once * width)))
+        starts = [
+            start for start in range(max(0, stop - fitting), stop) if padded or lengths[start] == lengths[stop - 1]
+        ]
+        best.append(min((best[start][0] + (stop - start) * width + pass_tokens / at_once, start) for start in starts))
+    batches, stop = list[range](), len(lengths)
+    while stop:
+        batches.append(range(best[stop][1], stop))
+        stop = best[stop][1]
+    return at_once, batches[::-1]
 
 
 def _new_cache(model: ChatModel) -> Any:
@@ -340,15 +421,10 @@ def _new_cache(model: ChatModel) -> Any:
 
 def _remembers_all(model: ChatModel, longest: int) -> bool:
     """Whether every layer attends to all of `longest` tokens, so that padding and a cached prefix change nothing."""
-    config = model.module.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None)
-    return kinds == {"full_attention"} or (
-        kinds <= {"full_attention", "sliding_attention"} and window is not None and window >= longest
-    )
+    return model.structure.lookback >= longest
 
 
-def _end_tokens(model: ChatModel) -> set[int]:
+def end_tokens(model: ChatModel) -> set[int]:
     """End-of-sequence ids of the generation config and the tokenizer."""
     configured = getattr(model.module.generation_config, "eos_token_id", None)
     ends = set(configured) if isinstance(configured, list) else {configured}

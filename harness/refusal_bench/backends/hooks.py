@@ -29,13 +29,12 @@ def intervening(structure: Structure, intervention: Intervention | None) -> Iter
     """
     rows, fired, handles = Rows(), Counter[int](), []
 
-    def on_input(index: int) -> Any:
+    def on_input(index: int, change: Intervention) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             fired[index] += 1
-            assert intervention is not None
             if args:
-                return (intervention.apply(args[0], rows.variant), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": intervention.apply(kwargs["hidden_states"], rows.variant)}
+                return (change.apply(args[0], rows.variant), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": change.apply(kwargs["hidden_states"], rows.variant)}
 
         return hook
 
@@ -57,14 +56,21 @@ def intervening(structure: Structure, intervention: Intervention | None) -> Iter
         points = 0
         if isinstance(intervention, Add):
             handles.append(
-                structure.blocks[intervention.layer].register_forward_pre_hook(on_input(0), with_kwargs=True)
+                structure.blocks[intervention.layer].register_forward_pre_hook(
+                    on_input(0, intervention), with_kwargs=True
+                )
             )
             points = 1
         elif isinstance(intervention, Ablate):
-            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0), with_kwargs=True))
+            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0, intervention), with_kwargs=True))
             for index, writer in enumerate(structure.writers, 1):
                 handles.append(writer.register_forward_hook(on_output(index)))
             points = 1 + len(structure.writers)
+            if intervention.offsets is not None:
+                for layer, block in enumerate(structure.blocks):
+                    offset = Add(intervention.offsets[:, layer], layer)
+                    handles.append(block.register_forward_pre_hook(on_input(points, offset), with_kwargs=True))
+                    points += 1
         yield rows
     finally:
         for handle in handles:

@@ -58,7 +58,7 @@ def build_planted(
     """Build model and tokenizer; `prompts` says whose each instruction is, None for a harmless one without a topic."""
     for text, instruction in prompts.items():
         check_instruction(text)
-        if instruction is not None and instruction.task not in world.domains:
+        if instruction is not None and not {instruction.task, instruction.also} <= {*world.domains, None}:
             known = ", ".join(world.domains)
             raise InputError(
                 f"the planted world {world.name} has no domain {instruction.task!r}; choose tasks among {known}."

@@ -124,7 +124,8 @@ def _embeddings(world: PlantedWorld, prompts: Mapping[str, Instruction | None]) 
                 row[axes["topic"]] = TOPIC * topics[world.domains.index(instruction.task)]
                 if instruction.harmful:
                     strength = 1 + world.strength_spread * np.clip(rng.standard_normal(), -2, 2)
-                    row[axes["harm"]][_harm_axis(world, instruction.task)] = HARM * strength
+                    for domain in (instruction.task, instruction.also or instruction.task):
+                        row[axes["harm"]][_harm_axis(world, domain)] = HARM * strength
         identity = rng.standard_normal(world.d_model - axes["identity"].start)
         row[axes["identity"]] = identity * np.sqrt((world.norm**2 - row @ row) / (identity @ identity))
     return rows

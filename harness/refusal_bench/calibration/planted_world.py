@@ -32,6 +32,8 @@ class Instruction(NamedTuple):
 
     task: str
     harmful: bool
+    also: str | None = None
+    """A second task whose harm the prompt carries as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,28 +112,30 @@ class ExpectedScores(TypedDict):
 
 def expected_scores(world: PlantedWorld) -> ExpectedScores:
     """Return the mean scores in closed form, the final norm's factor included."""
-    _, readouts = refusal_vectors(world)
     harmful, harmless = mean_streams(world)
     differences = harmful - harmless
     units = differences / np.linalg.norm(differences, axis=1, keepdims=True)
     components = np.linalg.svd(units)[2][: np.linalg.matrix_rank(units, tol=1e-6)]
 
-    def score(streams: Array) -> Array:
-        length = np.sqrt(world.norm**2 + world.noise**2 + np.square(streams).sum(-1, keepdims=True))
-        logits = (world.gain * streams[..., : len(readouts)] @ readouts - world.bias) * world.norm / length
-        scores: Array = np.logaddexp.reduce(logits, axis=-1)
-        return scores
-
     def without(basis: Array) -> Array:
         return harmful - harmful @ basis.T @ basis
 
     return {
-        "harmful": score(harmful),
-        "harmless": score(harmless),
-        "ablation": np.stack([score(without(unit[None])) for unit in units]),
-        "added": score(harmless + differences[:, None]),
-        "subspace": np.array([score(without(components[:k])).mean() for k in range(len(components) + 1)]),
+        "harmful": mean_scores(world, harmful),
+        "harmless": mean_scores(world, harmless),
+        "ablation": np.stack([mean_scores(world, without(unit[None])) for unit in units]),
+        "added": mean_scores(world, harmless + differences[:, None]),
+        "subspace": np.array([mean_scores(world, without(components[:k])).mean() for k in range(len(components) + 1)]),
     }
+
+
+def mean_scores(world: PlantedWorld, streams: Array) -> Array:
+    """Return the score of streams in the coordinates of `mean_streams`, the final norm's factor included."""
+    _, readouts = refusal_vectors(world)
+    length = np.sqrt(world.norm**2 + world.noise**2 + np.square(streams).sum(-1, keepdims=True))
+    logits = (world.gain * streams[..., : len(readouts)] @ readouts - world.bias) * world.norm / length
+    scores: Array = np.logaddexp.reduce(logits, axis=-1)
+    return scores
 
 
 def mean_streams(world: PlantedWorld) -> tuple[Array, Array]:

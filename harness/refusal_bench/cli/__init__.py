@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refusal_bench.cli import calibrate, leaderboard, models, report, run, tasks
+from refusal_bench.cli import calibrate, compare, judges, leaderboard, models, report, run, tasks
 from refusal_bench.errors import RefusalBenchError
 from refusal_bench.version import __version__
 
@@ -22,8 +22,10 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("report", epilog="Example: refusal-bench report runs/planted/RUN_ID --out report.html")(report.report)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(judges.app, name="judges")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 

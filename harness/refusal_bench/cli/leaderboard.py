@@ -1,4 +1,4 @@
-"""`refusal-bench leaderboard`: list, add and check stored records."""
+"""`refusal-bench leaderboard`: list, add and check stored records; build and serve the site."""
 
 from __future__ import annotations
 
@@ -57,20 +57,57 @@ def add(
 @app.command("validate", epilog="Example: refusal-bench leaderboard validate --leaderboard leaderboards")
 def validate(leaderboard: Folder = DEFAULT) -> None:
     """Derive every aggregate again; print each contradiction and exit 1 if there is one."""
-    from refusal_bench.leaderboard.store import load_records, record_path, table_faults
-    from refusal_bench.leaderboard.validation import disagreements
+    from refusal_bench.leaderboard.store import sound_records, table_faults
 
-    records, faults = load_records(_existing(leaderboard))
-    for path, record in records.items():
-        faults += [f"{path}: {fault}" for fault in disagreements(record)]
-        if path != (place := record_path(leaderboard, record)):
-            faults.append(f"{path}: belongs at {place}")
+    records, faults = sound_records(_existing(leaderboard))
     faults += table_faults(leaderboard, records)
     for fault in faults:
         typer.echo(fault)
     if faults:
         raise typer.Exit(1)
     typer.echo(f"{len(records)} record{'' if len(records) == 1 else 's'} and both tables are sound")
+
+
+@app.command("build", epilog="Example: refusal-bench leaderboard build --leaderboard leaderboards --out site")
+def build(
+    leaderboard: Folder = DEFAULT,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", envvar="REFUSAL_BENCH_SITE_OUT", help="Folder of the site; default: LEADERBOARD/site."),
+    ] = None,
+) -> None:
+    """Build the static site, which opens from a file or any static host; exit 1 if a record does not hold up."""
+    from refusal_bench.leaderboard.site import build_site
+
+    folder = out or _existing(leaderboard) / "site"
+    if left_out := build_site(_existing(leaderboard), folder):
+        typer.echo(left_out, err=True)
+    typer.echo(folder / "index.html")
+
+
+@app.command("serve", epilog="Example: refusal-bench leaderboard serve --port 8000")
+def serve(
+    leaderboard: Folder = DEFAULT,
+    port: Annotated[
+        int, typer.Option("--port", envvar="REFUSAL_BENCH_PORT", min=0, max=65535, help="0: any free port.")
+    ] = 8000,
+) -> None:
+    """Build the site in a temporary folder and serve it to this computer alone, until interrupted."""
+    from tempfile import TemporaryDirectory
+
+    from refusal_bench.leaderboard.site import build_site
+    from refusal_bench.leaderboard.site.serve import site_server
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "site"
+        if left_out := build_site(_existing(leaderboard), folder):
+            typer.echo(left_out, err=True)
+        with site_server(folder, port) as server:
+            typer.echo(f"http://127.0.0.1:{server.server_port}/")
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:  # the usual end of a server; nothing is left unfinished
+                raise typer.Exit(130) from None
 
 
 def _existing(leaderboard: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,7 @@ def ls(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.
 def show(
     model: Annotated[str, typer.Argument(help="Hub id, local folder, .gguf file or alias.")],
     system_prompt: Annotated[str, typer.Option(help="default, none, or a text.")] = "default",
+    thinking: Annotated[Literal["default", "on", "off"], typer.Option(help="Of reasoning models.")] = "default",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show where a model comes from, its licence and memory needs, and its template's positions."""
@@ -39,7 +40,7 @@ def show(
     from refusal_bench.console import print_model
     from refusal_bench.models.show import describe
 
-    described = describe(model, system_prompt)
+    described = describe(model, system_prompt, thinking)
     if json:
         print(jsonlib.dumps(described, indent=1))
     else:

@@ -38,7 +38,11 @@ def run(
     method: Annotated[Literal["dim"], _option("--method", "Direction method: difference in means.")] = "dim",
     backend: Annotated[Literal["hf"], _option("--backend", "Backend for activations and interventions.")] = "hf",
     baseline_backend: Annotated[
-        Literal["hf"], _option("--baseline-backend", "Backend for unmodified completions.")
+        Literal["hf", "vllm", "openai"],
+        _option(
+            "--baseline-backend",
+            "What writes completions: vllm those of every condition, openai a baseline from an endpoint beside hf's.",
+        ),
     ] = "hf",
     selection: Annotated[
         Literal["exact", "screened"],
@@ -50,7 +54,10 @@ def run(
     contrast: Annotated[
         Literal["matched"], _option("--contrast", "Harmless prompts of a direction: each domain's own twins.")
     ] = "matched",
-    judge: Annotated[Literal["substring"], _option("--judge", "Judge of completions.")] = "substring",
+    judge: Annotated[
+        str,
+        _option("--judge", "opener, substring, classifier:ID, llm:MODEL@URL or panel:NAME+NAME+NAME (`judges ls`)."),
+    ] = "opener",
     executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
     quantization: Annotated[
         Literal["none", "4bit", "8bit"],
@@ -68,6 +75,10 @@ def run(
     ] = False,
     system_prompt: Annotated[
         str, _option("--system-prompt", "default (the template's own), none, or a text.")
+    ] = "default",
+    thinking: Annotated[
+        Literal["default", "on", "off"],
+        _option("--thinking", "Reasoning models: the template's own way, or thinking switched on or off."),
     ] = "default",
     refusal_token: Annotated[
         list[str],
@@ -120,6 +131,7 @@ def run(
         "revision": revision,
         "trust_remote_code": trust_remote_code,
         "system_prompt": system_prompt,
+        "thinking": thinking,
         "refusal_tokens": tuple(refusal_token),
         "preset": preset,
         "seed": seed,
@@ -202,12 +214,15 @@ def _sections(text: str) -> tuple[str, ...]:
 
 def _check_inputs(configs: list[RunConfig]) -> None:
     """Check everything that needs no weights, for every model, before the first one runs."""
+    from refusal_bench.backends.availability import check_baseline_backend
+    from refusal_bench.judges import check_spec
     from refusal_bench.models.aliases import resolve
     from refusal_bench.run_folder import check_writable
     from refusal_bench.tasks import load_tasks
 
+    check_spec(configs[0].judge)
     for config in configs:
-        resolve(config.model)
+        check_baseline_backend(config.baseline_backend, resolve(config.model).id)
     for folder in (configs[0].out, configs[0].leaderboard):
         if folder is not None:
             check_writable(folder)

@@ -1,4 +1,4 @@
-"""`refusal-bench tasks`: list, show, check, count and start harm domains."""
+"""`refusal-bench tasks`: list, show, check, count and start tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command("ls", epilog="Example: refusal-bench tasks ls --json")
 def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
-    """List the tasks that `run --tasks all` measures."""
+    """List all tasks; `run --tasks all` measures those of kind harm_domain."""
     from rich.console import Console
     from rich.table import Table
 
@@ -33,11 +33,12 @@ def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
         rows = {r.name: _summary(r) | {"origin": registry.origin(r.name)} for r in readings}
         print(jsonlib.dumps(rows, indent=1))
         return
-    table = Table("task", "version", "train", "held out", "title", "from", box=None)
+    table = Table("task", "kind", "version", "train", "held out", "title", "from", box=None)
     for reading in readings:
         found = _summary(reading)
         table.add_row(
             reading.name,
+            found["kind"] or "–",
             found["version"] or "–",
             str(found["train"]),
             str(found["held_out"]),
@@ -49,12 +50,12 @@ def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
 
 @app.command("show", epilog="Example: refusal-bench tasks show fraud")
 def show(name: str, tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
-    """Show a task's manifest, its counts and one pair of its train prompts."""
-    from refusal_bench.tasks import load_tasks, task_registry
+    """Show a task's manifest, its counts and one prompt of each label."""
+    from refusal_bench.tasks import KINDS, load_tasks, task_registry
 
     task_registry(tasks_path).origin(name)  # `all` and `tag:x` select tasks, they name none
-    task = load_tasks(name, tasks_path)[name]
-    harmful, harmless = task.pairs("train")[0]
+    task = load_tasks(name, tasks_path, KINDS)[name]
+    harmful, harmless = task.pairs(task.manifest.splits[0])[0]
     described = task.manifest.model_dump(mode="json") | {
         "sha256": task.sha256,
         "n_train": len(task.train),
@@ -125,12 +126,12 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count rows, pairs and words by split and label."""
-    from refusal_bench.tasks import load_tasks
-    from refusal_bench.tasks.schema import LABELS, SPLITS
+    from refusal_bench.tasks import KINDS, load_tasks
+    from refusal_bench.tasks.schema import LABELS
 
     found: dict[str, Any] = {}
-    for task_name, task in load_tasks(name or "all", tasks_path).items():
-        for split in SPLITS:
+    for task_name, task in load_tasks(name or "all", tasks_path, KINDS).items():
+        for split in task.manifest.splits:
             rows = task.rows(split)
             words = {label: [len(r.prompt.split()) for r in rows if r.label == label] for label in LABELS}
             found.setdefault(task_name, {})[split] = {
@@ -152,9 +153,10 @@ def stats(
 
 def _summary(reading: Any) -> dict[str, Any]:
     if reading.task is None:
-        return {"version": None, "title": None, "train": 0, "held_out": 0, "tags": []}
+        return {"kind": reading.kind, "version": None, "title": None, "train": 0, "held_out": 0, "tags": []}
     manifest = reading.task.manifest
     return {
+        "kind": manifest.kind,
         "version": manifest.version,
         "title": manifest.title,
         "train": len(reading.task.train),

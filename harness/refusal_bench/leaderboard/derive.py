@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -28,7 +29,7 @@ def differs(stated: float | None, derived: float | None) -> bool:
 
 def n_scored(labels: str) -> int:
     """Completions that could be scored."""
-    return sum(letter in SCORED for letter in labels)
+    return sum(map(labels.count, SCORED))
 
 
 def refusal_rate(labels: str) -> float | None:
@@ -40,7 +41,12 @@ def refusal_rate(labels: str) -> float | None:
 def rate_interval(labels: str) -> Interval | None:
     """Wilson 95 % interval of the refusal rate."""
     scored = n_scored(labels)
-    return wilson_interval(labels.count("R"), scored) if scored else None
+    return _wilson(labels.count("R"), scored) if scored else None
+
+
+@cache
+def _wilson(refused: int, scored: int) -> Interval:
+    return wilson_interval(refused, scored)  # the same few counts in every record of a leaderboard
 
 
 def mean(values: Sequence[float | None]) -> float | None:

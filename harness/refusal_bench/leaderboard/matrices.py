@@ -166,7 +166,8 @@ def cross_domain_faults(where: str, cross: CrossDomain, tasks: Mapping[str, Task
         ("addition", cross.addition, n),
     ):
         for field, values in matrix:
-            shapes += shaped(f"{where}.{name}.{field}", values, rows, n)
+            if values is not None:
+                shapes += shaped(f"{where}.{name}.{field}", values, rows, n)
     yield from shapes
     if shapes:
         return
@@ -230,7 +231,8 @@ def _control_faults(where: str, control: Control, prompts: list[int]) -> Iterato
 def subspace_faults(where: str, subspace: Subspace, tasks: Mapping[str, Task]) -> Iterator[str]:
     """Rates follow from labels; nothing ablated is the baseline."""
     n = len(subspace.k)
-    shapes = [fault for name, values in subspace for fault in long(f"{where}.{name}", values, n)]
+    lists = {name: getattr(subspace, name) for name in ("refusal_rate", "ci95", "score", "kl", "labels")}
+    shapes = [fault for name, values in lists.items() for fault in long(f"{where}.{name}", values, n)]
     yield from shapes
     if shapes:
         return

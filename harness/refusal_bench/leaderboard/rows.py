@@ -57,6 +57,18 @@ COLUMNS: dict[str, str] = {
 }
 """Name and meaning of each column, in order."""
 
+_TEXT = (
+    *("model", "revision", "weights_sha256", "adapter_sha256", "quantization", "dtype", "system_prompt_sha256"),
+    *("run_id", "created", "tool_version", "status", "task", "task_version", "task_status"),
+)
+DTYPES: dict[str, str] = {
+    **dict.fromkeys(COLUMNS, "Float64"),
+    **dict.fromkeys(_TEXT, "string"),
+    **dict.fromkeys(("layer", "position", "n", "n_unscored"), "Int64"),
+    "quick": "boolean",
+}
+"""pandas type of each column; stated, so that a column without values keeps its type."""
+
 
 def rows_of(record: Record) -> list[Row]:
     """Return the record's leaderboard rows, one a task; a null means not measured or not defined."""

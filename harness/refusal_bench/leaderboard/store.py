@@ -8,20 +8,25 @@ The records are the truth; the tables can be rebuilt from them at any time.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from refusal_bench.errors import InputError, RefusalBenchError
 from refusal_bench.files import write_atomic
-from refusal_bench.leaderboard.rows import COLUMNS, Row, rows_of
+from refusal_bench.leaderboard.provenance import provenance_faults
+from refusal_bench.leaderboard.rows import COLUMNS, DTYPES, rows_of
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.record import Record, read_record
 from refusal_bench.slug import model_slug
+from refusal_bench.tasks import read_tasks, select_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +73,36 @@ def load_records(leaderboard: Path) -> tuple[dict[Path, Record], list[str]]:
     return records, unreadable
 
 
+def sound_records(leaderboard: Path) -> tuple[dict[Path, Record], list[str]]:
+    """Read every record and check it and its place; returns the readable ones and a sentence for each fault."""
+    records, faults = load_records(leaderboard)
+    installed = {reading.name: reading.task for reading in read_tasks(select_names("all")) if reading.task is not None}
+    for path, record in records.items():
+        contradictions = [*disagreements(record), *provenance_faults(record, installed)]
+        faults += [f"{path}: {fault}" for fault in contradictions]
+        if path != (place := record_path(leaderboard, record)):
+            faults.append(f"{path}: belongs at {place}")
+    return records, faults
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row a record and task, in the columns of `rows.COLUMNS` and with their types."""
+    import pandas as pd  # here, because it is slow and `ls` does without it
+
+    rows = [row for record in records for row in rows_of(record)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(DTYPES)
+
+
 def tables(records: dict[Path, Record]) -> dict[str, str]:
     """Return the content of both derived tables by file name; rows in record and task order."""
+    table = frame(records.values())
+    table["quick"] = table["quick"].map({True: "true", False: "false"})  # as in the JSON lines
     rows = [row for record in records.values() for row in rows_of(record)]
-    return {"leaderboard.csv": _csv(rows), "leaderboard.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+    return {
+        "leaderboard.csv": table.to_csv(index=False, lineterminator="\n"),
+        # Not by pandas, which rounds to 15 digits: here a number is exactly that of the record.
+        "leaderboard.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
 
 
 def table_faults(leaderboard: Path, records: dict[Path, Record]) -> list[str]:
@@ -84,13 +115,3 @@ def table_faults(leaderboard: Path, records: dict[Path, Record]) -> list[str]:
         elif path.read_bytes() != content.encode():
             faults.append(f"{path}: is not what the records give; add a record to rebuild it.")
     return faults
-
-
-def _csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {name: str(cell).lower() if isinstance(cell, bool) else cell for name, cell in row.items()} for row in rows
-    )
-    return text.getvalue()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from refusal_bench.leaderboard import derive
+from refusal_bench.leaderboard.causal_tables import causal_faults
 from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
+from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
-from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Site, TaskInfo, TaskResult
+from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Served, Site, TaskInfo, TaskResult
 
 SINGLE = 1e-3
 """Slack for cosines in single precision."""
@@ -17,7 +19,7 @@ SINGLE = 1e-3
 def disagreements(record: Record) -> list[str]:
     """Return one sentence for every field of the record that contradicts another; an empty list if it is sound."""
     results = record.results
-    faults = list(_whole(record))
+    faults = [*_whole(record), *judge_faults(record)]
     for name, task in results.tasks.items():
         where = f"results.tasks.{name}"
         faults += _task_faults(where, task, record.model)
@@ -30,7 +32,10 @@ def disagreements(record: Record) -> list[str]:
         faults += cross_domain_faults("results.cross_domain", results.cross_domain, results.tasks)
     if results.subspace is not None:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
-    return faults
+    if results.served is not None:
+        faults += _served_faults("results.served.tasks", results.served, results.tasks)
+    # What a matrix of another shape would be compared with is not there.
+    return faults or list(causal_faults(record))
 
 
 def site_faults(where: str, site: Site, model: Model) -> Iterator[str]:
@@ -50,8 +55,8 @@ def _whole(record: Record) -> Iterator[str]:
         yield f"created is {record.created!r}, not an ISO 8601 time"
     for stage, seconds in record.timings.items():
         yield from in_range(f"timings.{stage}", seconds, 0)
-    for name, value in record.cost:
-        yield from in_range(f"cost.{name}", value, 0)
+    for name in ("forward_passes", "tokens", "peak_memory_bytes"):
+        yield from in_range(f"cost.{name}", getattr(record.cost, name), 0)
 
 
 def _info_faults(where: str, info: TaskInfo, ids: HeldOutIds) -> Iterator[str]:
@@ -68,6 +73,8 @@ def _task_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
     for name, condition in task.refusal:
         prompts = ids.harmful if name.endswith("harmful") else ids.harmless
         yield from _condition_faults(f"{where}.refusal.{name}", condition, len(prompts))
+    if len({condition.backend for _, condition in task.refusal} - {None}) > 1:
+        yield f"{where}.refusal contrasts the text of different backends"
     yield from site_faults(f"{where}.direction", task.direction, model)
     yield from in_range(f"{where}.direction.norm", task.direction.norm, 0)
     yield from _selection_faults(f"{where}.selection", task.selection, model)
@@ -76,6 +83,16 @@ def _task_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
     yield from in_range(f"{where}.reliability.split_half", task.reliability.split_half, high=1)
     yield from ordered(f"{where}.reliability.split_half_ci95", task.reliability.split_half_ci95, high=1)
     yield from in_range(f"{where}.damage.kl_harmless", task.damage.kl_harmless, 0)
+
+
+def _served_faults(where: str, served: Served, tasks: Mapping[str, TaskResult]) -> Iterator[str]:
+    if set(served.tasks) != set(tasks):
+        yield f"{where} and results.tasks name different tasks"
+        return
+    for name, task in served.tasks.items():
+        ids = tasks[name].held_out_ids
+        yield from _condition_faults(f"{where}.{name}.harmful", task.harmful, len(ids.harmful))
+        yield from _condition_faults(f"{where}.{name}.harmless", task.harmless, len(ids.harmless))
 
 
 def _condition_faults(where: str, condition: Condition, n: int) -> Iterator[str]:

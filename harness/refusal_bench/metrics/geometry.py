@@ -19,7 +19,16 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from refusal_bench.metrics.contrast import shared_prompts, topic_agreement
-from refusal_bench.metrics.noise import Disattenuated, Moments, disattenuated, draw_same, moments, n_components, p_same
+from refusal_bench.metrics.noise import (
+    Disattenuated,
+    Moments,
+    component_p_values,
+    disattenuated,
+    draw_same,
+    moments,
+    n_components,
+    p_same,
+)
 from refusal_bench.metrics.statistics import half_weights, holm, percentile_interval, resampling_counts, spearman_brown
 from refusal_bench.record import (
     Geometry,
@@ -110,10 +119,11 @@ def geometry(
     comparisons = Comparisons(names, cosine, found, corrected, _over_pairs(holm, same, good), good)
     control = topic_control([domains[name].harmful for name in names], [domains[name].harmless for name in names])
     nulls = {"null95": _random_cosines(len(names), stacked.shape[1], rng)}
-    dimensions = None
+    dimensions, p_components = None, None
     if (found.squared_norms > 0).all():
         nulls["one_direction95"] = draw_same(found, N_NULL, rng).raw
-        dimensions = n_components(found, spectrum(cosine, centred=False), N_DRAWS, rng)
+        p_components = component_p_values(found, spectrum(cosine, centred=False), N_DRAWS, rng)
+        dimensions = n_components(p_components)
     spectra = {
         kind: _spectrum(cosine, replicates, nulls, centred=kind == "centred") for kind in ("centred", "uncentred")
     }
@@ -142,6 +152,7 @@ def geometry(
         topic_control=control,
         pca=Pca(**spectra),
         n_components=dimensions,
+        p_components=p_components,
         effective_rank=float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()),
         clusters=clusters(names, cosine),
         dendrogram=dendrogram(names, cosine, replicates),
@@ -297,11 +308,14 @@ def spectrum(cosine: Float[ndarray, "... n n"], *, centred: bool) -> Float[ndarr
     return eigenvalues
 
 
-def principal_components(directions: Float[ndarray, "n d_model"]) -> Float[ndarray, "k d_model"]:
-    """Orthonormal uncentred principal components of the unit directions, strongest first."""
+def principal_components(
+    directions: Float[ndarray, "n d_model"], *, centred: bool = False
+) -> Float[ndarray, "k d_model"]:
+    """Orthonormal principal components of the unit directions, strongest first; `centred` subtracts their mean."""
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    _, singular, right = np.linalg.svd(unit, full_matrices=False)
-    components: ndarray = right[singular > 1e-6 * singular[0]]
+    _, singular, right = np.linalg.svd(unit - unit.mean(axis=0) if centred else unit, full_matrices=False)
+    # Unit vectors: far below 1 is rounding, also where centring has taken everything away.
+    components: ndarray = right[singular > 1e-6]
     return components
 
 

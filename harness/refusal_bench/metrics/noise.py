@@ -22,6 +22,9 @@ MIN_PAIRS = 4
 MAX_WIDTH = 100
 """Dimensions of drawn noise; with more, sums over them are normal for all that matters here."""
 
+SIGNIFICANT_COMPONENT = 0.05
+"""Level at which a further dimension counts."""
+
 Z95 = 1.959964
 """Normal quantile of a 95 % interval."""
 
@@ -309,14 +312,23 @@ def p_same(found: Moments, n_draws: int, rng: np.random.Generator) -> ndarray:
     return p
 
 
-def n_components(found: Moments, eigenvalues: Float[ndarray, " k"], n_draws: int, rng: np.random.Generator) -> int:
-    """Dimensions that the directions need beyond noise: parallel analysis (Horn 1965), one component at a time.
+def component_p_values(
+    found: Moments, eigenvalues: Float[ndarray, " k"], n_draws: int, rng: np.random.Generator
+) -> list[float]:
+    """p-values of the second, third, ... dimension beyond noise: parallel analysis (Horn 1965), one step at a time.
 
-    A further component counts while its observed eigenvalue, of the raw cosines, exceeds the 95 % quantile of what
-    directions in one dimension fewer would show with the noise of this many pairs. Every domain must have signal.
+    The observed eigenvalue, of the raw cosines, against what directions in one dimension fewer would show with the
+    noise of this many pairs; ends with the first that is not significant. Every domain must have signal.
     """
+    p: list[float] = []
     for rank in range(1, len(found.n)):
-        null = np.linalg.eigvalsh(draw_with_rank(found, rank, n_draws, rng).raw)[:, ::-1]
-        if eigenvalues[rank] <= np.quantile(null[:, rank], 0.95):
-            return rank
-    return len(found.n)
+        null = np.linalg.eigvalsh(draw_with_rank(found, rank, n_draws, rng).raw)[:, ::-1][:, rank]
+        p.append(float(1 + (null >= eigenvalues[rank]).sum()) / (1 + n_draws))
+        if p[-1] > SIGNIFICANT_COMPONENT:
+            break
+    return p
+
+
+def n_components(p_values: Sequence[float]) -> int:
+    """Dimensions that the directions need beyond noise: one, and each further one that is significant."""
+    return 1 + sum(p <= SIGNIFICANT_COMPONENT for p in p_values)

@@ -78,3 +78,26 @@ def holm(p: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
     return adjusted
+
+
+def resampled_means(
+    counts: Float[ndarray, "replicate n"], values: Float[ndarray, "... n"]
+) -> Float[ndarray, "replicate ..."]:
+    """Means of the values in every bootstrap replicate, units that are nan left out; nan where none is left."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: ndarray = (counts @ np.where(known, values, 0).T) / (counts @ known.T)
+    return means
+
+
+def nullable(value: float) -> float | None:
+    """Null for nan and infinity, which JSON cannot hold."""
+    return float(value) if np.isfinite(value) else None
+
+
+def nullable_interval(replicates: Float[ndarray, " replicate"]) -> tuple[float, float] | None:
+    """95 % percentile interval of one quantity; null where a replicate is not finite."""
+    if not np.isfinite(replicates).all():
+        return None
+    low, high = percentile_interval(replicates)
+    return float(low), float(high)

@@ -127,7 +127,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     return ChatModel(
         id=source.id,
         module=module,
-        template=ChatTemplate.of(loaded.tokenizer, config.system_prompt),
+        template=ChatTemplate.of(loaded.tokenizer, config.system_prompt, config.thinking),
         structure=find_structure(module),
         revision=loaded.revision,
         weights_sha256=loaded.weights_sha256,

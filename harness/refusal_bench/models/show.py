@@ -49,14 +49,14 @@ def access(source: Source) -> str:
     return "fetched from the hub when first used"
 
 
-def describe(model: str, system_prompt: str) -> dict[str, Any]:
+def describe(model: str, system_prompt: str, thinking: str = "default") -> dict[str, Any]:
     """Return a description of a model as plain values.
 
     InputError as in `load_model`; but of an alias whose tokenizer is out of reach everything else is told, and why.
     """
     source = resolve(model)
     try:
-        read, reason = _read(source, system_prompt), None
+        read, reason = _read(source, system_prompt, thinking), None
     except InputError as error:
         if source.shape is None:
             raise
@@ -82,7 +82,7 @@ def describe(model: str, system_prompt: str) -> dict[str, Any]:
     }
 
 
-def _read(source: Source, system_prompt: str) -> dict[str, Any]:
+def _read(source: Source, system_prompt: str, thinking: str) -> dict[str, Any]:
     """What the tokenizer and the config say."""
     from refusal_bench.models.loading import load_tokenizer
     from refusal_bench.models.template import ChatTemplate
@@ -90,11 +90,12 @@ def _read(source: Source, system_prompt: str) -> dict[str, Any]:
     tokenizer, shape, revision = load_tokenizer(
         source, RunConfig(model=source.location if source.kind == "hub" else source.id)
     )
-    template = ChatTemplate.of(tokenizer, system_prompt)
+    template = ChatTemplate.of(tokenizer, system_prompt, thinking)
     return {
         "shape": shape,
         "revision": revision,
         "before_the_instruction": template.head,
+        "end_of_the_instruction": template.t_inst,
         "positions": {
             str(position): token for position, token in zip(template.positions, template.suffix_tokens, strict=True)
         },
@@ -103,4 +104,11 @@ def _read(source: Source, system_prompt: str) -> dict[str, Any]:
 
 
 def _unread(shape: Shape) -> dict[str, Any]:
-    return {"shape": shape, "revision": None, "before_the_instruction": None, "positions": None, "example": None}
+    return {
+        "shape": shape,
+        "revision": None,
+        "before_the_instruction": None,
+        "end_of_the_instruction": None,
+        "positions": None,
+        "example": None,
+    }

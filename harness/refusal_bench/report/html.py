@@ -100,6 +100,12 @@ def tiles(record: Record) -> list[Tile]:
         _change(record, "Harmful prompts refused", "baseline_harmful", "ablated_harmful", "own direction ablated"),
         _change(record, "Harmless prompts refused", "baseline_harmless", "added_harmless", "own direction added"),
     ]
+    served = record.results.served
+    if served is not None:
+        rate = percent(mean([task.harmful.rate for task in served.tasks.values()]))
+        found.append(
+            Tile("Refused at the endpoint", rate, f"of harmful prompts, by {served.model}; contrasted with nothing")
+        )
     if geometry is not None:
         found += [
             Tile("Mean cosine", number(words.off_diagonal_mean(geometry.cosine)), "between different domains"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from refusal_bench.errors import InputError
 from refusal_bench.registry import Registry
 from refusal_bench.tasks.content import content_folder, shown
 from refusal_bench.tasks.reading import Reading, raise_first, read_task, reading_of
-from refusal_bench.tasks.schema import Task
+from refusal_bench.tasks.schema import Kind, Task
 from refusal_bench.tasks.validation import problems_of
 
 T = TypeVar("T")
@@ -66,13 +66,19 @@ def _read(registry: Registry[Callable[[], Task | Path]], name: str) -> Reading:
     return reading
 
 
-def select_names(spec: str, extra: Sequence[Path] = ()) -> list[str]:
-    """Expand `all`, names and `tag:NAME`, separated by commas, without repeats; InputError if nothing is left."""
+DOMAINS: tuple[Kind, ...] = ("harm_domain",)
+"""The kind of task that a run takes directions from."""
+
+
+def select_names(spec: str, extra: Sequence[Path] = (), kinds: Collection[Kind] = DOMAINS) -> list[str]:
+    """Expand `all` (of these kinds), names and `tag:NAME`, without repeats; InputError if nothing is left."""
     registry = task_registry(extra)
     names: list[str] = []
     for part in (part.strip() for part in spec.split(",")):
         if part == "all":
-            names += registry.names()
+            readings = read_tasks(registry.names(), extra)
+            # A task of unknown kind stays in, so that whoever loads it hears what is wrong with it.
+            names += [reading.name for reading in readings if reading.kind is None or reading.kind in kinds]
         elif part.startswith("tag:"):
             readings = read_tasks(registry.names(), extra)
             # What cannot be read may carry the tag: leaving it out would silently measure fewer tasks.
@@ -89,8 +95,16 @@ def select_names(spec: str, extra: Sequence[Path] = ()) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def load_tasks(spec: str, extra: Sequence[Path] = ()) -> dict[str, Task]:
-    """Return the chosen tasks, valid and free of leaks and duplicates; InputError for the first thing that is wrong."""
-    readings = read_tasks(select_names(spec, extra), extra)
+def load_tasks(spec: str, extra: Sequence[Path] = (), kinds: Collection[Kind] = DOMAINS) -> dict[str, Task]:
+    """Return the chosen tasks, valid and free of leaks and duplicates; InputError for the first thing that is wrong.
+
+    A chosen task of another kind than `kinds` is wrong too: a run cannot take a direction from it.
+    """
+    readings = read_tasks(select_names(spec, extra, kinds), extra)
     raise_first(problems_of(readings))
-    return {reading.name: reading.task for reading in readings if reading.task is not None}
+    tasks = {reading.name: reading.task for reading in readings if reading.task is not None}
+    for name, task in tasks.items():
+        if task.manifest.kind not in kinds:
+            message = f"task {name!r} is of kind {task.manifest.kind}, which cannot be chosen here; leave it out."
+            raise InputError(message)
+    return tasks

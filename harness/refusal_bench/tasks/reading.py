@@ -14,7 +14,10 @@ from pydantic import ValidationError
 from refusal_bench.errors import InputError
 from refusal_bench.files import encoding_fault
 from refusal_bench.tasks.content import shown
-from refusal_bench.tasks.schema import SPLITS, Manifest, Row, Split, Task, task_sha256
+from refusal_bench.tasks.schema import SPLITS, DataFile, Kind, Manifest, Row, Split, Task, task_sha256
+
+NO_ROWS = hashlib.sha256(b"").hexdigest()
+"""Checksum of a split that a task has not."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Reading:
     task: Task | None
     rows: tuple[tuple[Place, Row], ...]
     problems: tuple[Problem, ...]
+    kind: Kind | None
+    """None if the manifest could not be read."""
 
 
 def reading_of(task: Task, origin: str) -> Reading:
@@ -56,27 +61,30 @@ def reading_of(task: Task, origin: str) -> Reading:
     name = task.manifest.name
     problems = [
         Problem("error", f"{origin} {split}", None, "has no rows; add prompts.")
-        for split in SPLITS
+        for split in task.manifest.splits
         if not task.rows(split)
     ]
+    if task.train and "train" not in task.manifest.splits:
+        message = f"a task of kind {task.manifest.kind} has no train rows; remove them."
+        problems.append(Problem("error", f"{origin} train", None, message))
     if task.sha256 != Task.from_rows(task.manifest, task.train, task.held_out).sha256:
         message = f"the SHA-256 of task {name!r} is not that of its rows; build it with Task.from_rows."
         problems.append(Problem("error", origin, None, message))
     rows = tuple((Place(name, split, f"{origin} {split}", None), row) for split in SPLITS for row in task.rows(split))
-    return Reading(name, None if problems else task, rows, tuple(problems))
+    return Reading(name, None if problems else task, rows, tuple(problems), task.manifest.kind)
 
 
 def read_task(path: Path) -> Reading:
     """Read a manifest and its data files."""
     manifest, problems = _manifest(path)
     if manifest is None:
-        return Reading(path.stem, None, (), tuple(problems))
+        return Reading(path.stem, None, (), tuple(problems), None)
     assert manifest.files is not None
     rows: dict[Split, list[Row]] = {}
     placed: list[tuple[Place, Row]] = []
     checksums = []
-    for split in SPLITS:
-        declared = getattr(manifest.files, split)
+    for split in manifest.splits:
+        declared: DataFile = getattr(manifest.files, split)
         file = (path.parent / declared.path).resolve()
         try:
             data = file.read_bytes()
@@ -100,11 +108,11 @@ def read_task(path: Path) -> Reading:
     if not broken:
         task = Task(
             manifest=manifest,
-            train=tuple(rows["train"]),
+            train=tuple(rows.get("train", ())),
             held_out=tuple(rows["held_out"]),
-            sha256=task_sha256(manifest.name, manifest.version, *checksums),
+            sha256=task_sha256(manifest.name, manifest.version, *[NO_ROWS] * ("train" not in rows), *checksums),
         )
-    return Reading(manifest.name, task, tuple(placed), tuple(problems))
+    return Reading(manifest.name, task, tuple(placed), tuple(problems), manifest.kind)
 
 
 def _manifest(path: Path) -> tuple[Manifest | None, list[Problem]]:

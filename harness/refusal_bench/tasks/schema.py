@@ -7,12 +7,14 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Split = Literal["train", "held_out"]
 Label = Literal["harmful", "harmless"]
+Kind = Literal["harm_domain", "mixed", "over_refusal"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 LABELS: tuple[Label, ...] = ("harmful", "harmless")
+KINDS: tuple[Kind, ...] = ("harm_domain", "mixed", "over_refusal")
 
 
 def check_name(name: str) -> str:
@@ -71,7 +73,9 @@ class Row(Frozen):
     pair: Text | None
     """Id that exactly one harmful and one harmless row of the split share; null for a row without a twin."""
     domains: tuple[Text, ...] = ()
-    """Further domains the prompt touches."""
+    """Further domains the prompt touches; in a task of mixed prompts, exactly the two it belongs to."""
+    type: Text | None = None
+    """Why a safe prompt looks dangerous, in an over-refusal task; null elsewhere."""
     source: Text
     """Where the prompt comes from."""
 
@@ -88,8 +92,8 @@ class DataFile(Frozen):
 class DataFiles(Frozen):
     """The data files of a task."""
 
-    train: DataFile
-    """Directions are estimated and selected on these rows."""
+    train: DataFile | None = None
+    """Directions are estimated and selected on these rows; only a harm domain has them."""
     held_out: DataFile
     """Everything reported is measured on these rows."""
 
@@ -115,17 +119,31 @@ class Manifest(Frozen):
     """False: logits only, no text is generated under intervention."""
     tags: tuple[Text, ...] = ()
     """Words that select the task with `--tasks tag:WORD`."""
+    kind: Kind = "harm_domain"
+    """Harm domains have directions of their own; mixed and over-refusal prompts are only measured with those."""
     files: DataFiles | None = None
     """The data files; a manifest needs them, a task built in Python has none."""
 
+    @model_validator(mode="after")
+    def _check_train(self) -> Manifest:
+        if self.files is not None and (self.files.train is not None) != ("train" in self.splits):
+            fault = "needs files.train; add it" if "train" in self.splits else "has no files.train; remove it"
+            raise ValueError(f"a task of kind {self.kind} {fault}")
+        return self
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that a task of this kind has."""
+        return SPLITS if self.kind == "harm_domain" else ("held_out",)
+
 
 class Task(Frozen):
-    """A harm domain, ready to be asked."""
+    """A harm domain, or prompts that are measured with the domains' directions, ready to be asked."""
 
     manifest: Manifest
     """Its description."""
     train: tuple[Row, ...]
-    """Rows that directions are estimated and selected on."""
+    """Rows that directions are estimated and selected on; empty unless the task is a harm domain."""
     held_out: tuple[Row, ...]
     """Rows that results are measured on."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

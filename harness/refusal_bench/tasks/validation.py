@@ -26,7 +26,7 @@ def problems_of(readings: Sequence[Reading]) -> list[Problem]:
     """Every problem of the tasks, in file order; a task that could not be read is checked as far as it was."""
     found = [problem for reading in readings for problem in reading.problems]
     for reading in readings:
-        found += _pairs(reading) + _balance(reading)
+        found += _pairs(reading) + _balance(reading) + _kind(reading)
     rows = [placed for reading in readings for placed in reading.rows]
     return found + _ids(rows) + _duplicates(rows)
 
@@ -84,14 +84,19 @@ def _balance(reading: Reading) -> list[Problem]:
         }
         n_harmful, n_harmless = len(words["harmful"]), len(words["harmless"])
         whole_file = Place(reading.name, split, placed[0][0].file, None)
-        if n_harmful != n_harmless:
+        if reading.kind == "over_refusal":
+            # Two populations of their own sizes: each only has to be there.
+            if not (n_harmful and n_harmless):
+                found.append(_problem("error", whole_file, "needs harmful and harmless rows; add the missing ones."))
+                continue
+        elif n_harmful != n_harmless:
             message = (
                 f"has {n_harmful} harmful and {n_harmless} harmless rows; add or remove rows until they are equal."
             )
             found.append(_problem("error", whole_file, message))
             continue
         least = MIN_TRAIN_PAIRS if split == "train" else MIN_HELD_OUT_PAIRS
-        if n_harmful < least:
+        if n_harmful < least and reading.kind != "over_refusal":
             message = f"has {n_harmful} pairs of {split} rows, a run needs at least {least}; add pairs."
             found.append(_problem("error", whole_file, message))
         mean = {label: sum(counts) / len(counts) for label, counts in words.items()}
@@ -101,6 +106,23 @@ def _balance(reading: Reading) -> list[Problem]:
                 "even them out, or length gives the label away."
             )
             found.append(_problem("warning", whole_file, message))
+    return found
+
+
+def _kind(reading: Reading) -> list[Problem]:
+    """Rows that lack what is reported by: the type of an over-refusal prompt, the two domains of a mixed one."""
+    found = []
+    domains: dict[str | None, tuple[str, ...]] = {}
+    for place, row in reading.rows:
+        if (row.type is not None) != (reading.kind == "over_refusal"):
+            message = "type: belongs to every row of an over-refusal task and to no other; add or remove it."
+            found.append(_problem("error", place, message))
+        if reading.kind == "mixed":
+            if row.pair is None or len(row.domains) != 2 or len(set(row.domains)) != 2:
+                message = "a mixed prompt needs a twin and exactly two domains; mend pair or domains."
+                found.append(_problem("error", place, message))
+            elif set(domains.setdefault(row.pair, row.domains)) != set(row.domains):
+                found.append(_problem("error", place, f"the twins of {row.pair!r} differ in domains; make them agree."))
     return found
 
 

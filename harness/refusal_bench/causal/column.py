@@ -1,0 +1,119 @@
+"""One domain's column of every causal table: its held-out prompts under every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from refusal_bench.causal.dependence import dependence
+from refusal_bench.causal.rows import Interventions
+from refusal_bench.evaluation import Evaluator
+from refusal_bench.interventions import Ablate, Add, stacked_ablation
+from refusal_bench.prompts import Domain
+
+Observation = dict[str, Any]
+"""{labels, scores, kl} of one row, in prompt order; without text {scores, kl}."""
+
+Column = dict[str, Any]
+
+
+def measure_column(
+    evaluator: Evaluator,
+    name: str,
+    domain: Domain,
+    interventions: Interventions,
+    on_progress: Callable[[int], None],
+) -> Column:
+    """Measure one domain's held-out prompts under every row. Holds letters, scores and KL, never text."""
+    backend = evaluator.backend
+    harmful, harmless = domain.held_out.harmful, domain.held_out.harmless
+    base = backend.logits(harmless, lambda logits, _: logits)[0]
+
+    def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
+        generate = options.pop("generate", domain.generate or what is None)
+        return evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
+
+    baseline_harmful = observe("baseline_harmful", harmful, None)[0]
+    baseline_harmless = observe("baseline_harmless", harmless, None)[0]
+    own, _ = interventions.own[name]
+    own_ablation = Ablate.each(own[None])
+    own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base, generate=True)[0]
+
+    domains = list(interventions.own) if interventions.cross else [name]
+    rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
+    ablated = observe("ablated_harmful", harmful, stacked_ablation(list(rows.values())))
+    added = {
+        row: observe(f"added_harmless.{row}", harmless, Add(vector[None], at), base=base, generate=True)[0]
+        for row, (vector, at) in interventions.own.items()
+        if row in domains
+    }
+    if interventions.add:
+        extra = Add(torch.stack(list(interventions.add.values())), interventions.layer)
+        found = observe("added_harmless.controls", harmless, extra, base=base, generate=True)
+        added |= dict(zip(interventions.add, found, strict=True))
+    scored = {}
+    for batch in interventions.batches(name):
+        prompts, reference = (harmful, None) if batch.prompts == "harmful" else (harmless, base)
+        found = observe(batch.name, prompts, batch.what, base=reference, generate=False)
+        scored[batch.name] = {row: _scores(cell) for row, cell in zip(batch.rows, found, strict=True)}
+    column = {
+        "baseline_harmful": _without_text(baseline_harmful),
+        "baseline_harmless": _without_text(baseline_harmless),
+        "ablated_harmless": _without_text(own_harmless),
+        "ablated": {row: _without_text(found) for row, found in zip(rows, ablated, strict=True)},
+        "added": {row: _without_text(found) for row, found in added.items()},
+        "scored": scored,
+        "loss_delta": _loss_delta(evaluator, harmless, baseline_harmless["tokens"], own_ablation),
+    }
+    if interventions.independent is not None:
+        column["dependence"] = dependence(backend, harmful, interventions.independent, on_progress).tolist()
+    return column
+
+
+def n_completed(interventions: Interventions, n_pairs: int) -> int:
+    """Completions that `measure_column` computes for a domain's held-out pairs."""
+    crossed = len(interventions.own) if interventions.cross else 1
+    return n_pairs * (3 + 2 * crossed + len(interventions.ablate) + len(interventions.add))
+
+
+def n_rows(interventions: Interventions, n_pairs: int, name: str) -> int:
+    """Completions and scores that `measure_column` computes."""
+    scored = sum(len(batch.rows) for batch in interventions.batches(name))
+    streams = 0 if interventions.independent is None else 1 + len(interventions.independent)
+    return n_completed(interventions, n_pairs) + n_pairs * (scored + streams)
+
+
+def cell(column: Mapping[str, Any], row: str, under: Literal["ablated", "added"], prompts: str) -> Observation | None:
+    """Find a row's observation, with text or without; None where it was not measured. `none` is the baseline."""
+    if row == "none":
+        return column[f"baseline_{prompts}"]  # type: ignore[no-any-return]
+    with_text = column[under] if (under, prompts) in (("ablated", "harmful"), ("added", "harmless")) else {}
+    found: Observation | None = with_text.get(row) or column["scored"].get(f"{under}_{prompts}", {}).get(row)
+    return found
+
+
+def values(observation: Observation, what: Literal["scores", "kl"] = "scores") -> np.ndarray:
+    """An observation's scores or KL, with nan for null."""
+    return np.array(observation[what], dtype=float)
+
+
+def _loss_delta(evaluator: Evaluator, prompts: Any, answers: Any, ablation: Ablate) -> float | None:
+    kept = [(prompt, tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    if not kept:
+        return None
+    before = evaluator.backend.answer_loss([p for p, _ in kept], [a for _, a in kept])
+    after = evaluator.backend.answer_loss([p for p, _ in kept], [a for _, a in kept], ablation)
+    delta = float((after - before).mean())
+    return delta if np.isfinite(delta) else None
+
+
+def _without_text(observation: Observation) -> Observation:
+    # Token ids are text: they may not reach the disk.
+    return {key: value for key, value in observation.items() if key != "tokens"}
+
+
+def _scores(observation: Observation) -> Observation:
+    return {key: observation[key] for key in ("scores", "kl")}

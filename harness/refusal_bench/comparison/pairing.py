@@ -1,0 +1,189 @@
+"""Refusal on the same prompts in two records: one measurement a condition, domain and quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from refusal_bench.comparison.comparability import common_tasks
+from refusal_bench.comparison.evidence import Evidence, MeanDifference, PairedRates
+from refusal_bench.errors import InputError
+from refusal_bench.metrics.statistics import UNSCORED, percentile_interval, resampling_counts, sign_test
+from refusal_bench.record import Interval, Record
+
+CONDITIONS = {
+    "refusal": "baseline_harmful",
+    "over_refusal": "baseline_harmless",
+    "ablated_harmful": "ablated_harmful",
+    "ablated_harmless": "ablated_harmless",
+    "added_harmless": "added_harmless",
+}
+"""Name in a check: condition of the record."""
+
+N_BOOTSTRAP = 2000
+LOST, WON, SAME = -1, 1, 0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One quantity in both records, and what the data say about its difference."""
+
+    name: str
+    """As in a check, e.g. `refusal.weapons.rate`."""
+    group: str
+    """Name without the domain: measurements of one group are corrected together."""
+    task: str | None
+    """Domain, or None for all together and for geometry."""
+    unit: Literal["rate", "score", "cosine", "transfer", "dimensions"]
+    """Which margin of equivalence applies."""
+    worse: Literal["lower", "higher"]
+    """What is worse: less refusal of harmful prompts, more of harmless ones, less separate directions."""
+    base: float
+    """Of the base, on the common prompts."""
+    candidate: float
+    """Of the candidate, on the common prompts."""
+    evidence: Evidence
+    """Tests and bounds of the difference."""
+    n: int
+    """Prompts (or train pairs, for geometry) behind it."""
+    bootstrap95: Interval | None = None
+    """Paired percentile bootstrap of the difference over prompts; None for geometry."""
+    lost: int | None = None
+    """For rates: prompts that only the base refused."""
+    won: int | None = None
+    """For rates: prompts that only the candidate refused."""
+    p_mcnemar: float | None = None
+    """For rates: exact two-sided McNemar p-value."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """One condition of one domain on the common prompts, in both records."""
+
+    base_labels: str
+    candidate_labels: str
+    base_scores: tuple[float | None, ...]
+    candidate_scores: tuple[float | None, ...]
+
+    def __add__(self, other: _Pairs) -> _Pairs:
+        return _Pairs(
+            self.base_labels + other.base_labels,
+            self.candidate_labels + other.candidate_labels,
+            self.base_scores + other.base_scores,
+            self.candidate_scores + other.candidate_scores,
+        )
+
+
+def refusal_measurements(base: Record, candidate: Record) -> list[Measurement]:
+    """Rates and scores under every condition: each common domain, then all together where there are several.
+
+    Prompts unscored in either record are left out, and what has no common scored prompt is no measurement. Scores are
+    compared only where both records count the same refusal tokens.
+    """
+    domains = common_tasks(base, candidate)
+    same_tokens = set(base.model.refusal_tokens) == set(candidate.model.refusal_tokens)
+    found: list[Measurement] = []
+    for name, condition in CONDITIONS.items():
+        parts = [_aligned(base, candidate, domain, condition) for domain in domains]
+        worse: Literal["lower", "higher"] = "lower" if condition.endswith("harmful") else "higher"
+        sections: list[tuple[str | None, _Pairs]] = list(zip(domains, parts, strict=True))
+        if len(parts) > 1:
+            sections.append((None, sum(parts[1:], start=parts[0])))
+        for domain, pairs in sections:
+            full = f"{name}.{domain}" if domain else name
+            found += _rates(f"{full}.rate", f"{name}.rate", domain, worse, pairs)
+            if same_tokens:
+                found += _scores(f"{full}.score", f"{name}.score", domain, worse, pairs)
+    return found
+
+
+def _aligned(base: Record, candidate: Record, domain: str, condition: str) -> _Pairs:
+    """Labels and scores of the common prompts, in the base's order."""
+    ours, theirs = (_by_id(record, domain, condition) for record in (base, candidate))
+    common = [prompt for prompt in ours if prompt in theirs]
+    return _Pairs(
+        "".join(ours[prompt][0] for prompt in common),
+        "".join(theirs[prompt][0] for prompt in common),
+        tuple(ours[prompt][1] for prompt in common),
+        tuple(theirs[prompt][1] for prompt in common),
+    )
+
+
+def _by_id(record: Record, domain: str, condition: str) -> dict[str, tuple[str, float | None]]:
+    task = record.results.tasks[domain]
+    ids = task.held_out_ids.harmful if condition.endswith("harmful") else task.held_out_ids.harmless
+    measured = getattr(task.refusal, condition)
+    if not len(ids) == len(measured.labels) == len(measured.scores):
+        raise InputError(
+            f"record {record.run_id}: {domain} has {len(ids)} prompts, {len(measured.labels)} labels and "
+            f"{len(measured.scores)} scores under {condition}; `refusal-bench leaderboard validate` says more."
+        )
+    return dict(zip(ids, zip(measured.labels, measured.scores, strict=True), strict=True))
+
+
+def _rates(
+    name: str, group: str, domain: str | None, worse: Literal["lower", "higher"], pairs: _Pairs
+) -> Iterator[Measurement]:
+    labels = zip(pairs.base_labels, pairs.candidate_labels, strict=True)
+    scored = [(a == "R", b == "R") for a, b in labels if not UNSCORED & {a, b}]
+    if not scored:
+        return
+    changes = np.array([b - a for a, b in scored])
+    lost, won = int((changes == LOST).sum()), int((changes == WON).sum())
+    n = len(scored)
+    yield Measurement(
+        name=name,
+        group=group,
+        task=domain,
+        unit="rate",
+        worse=worse,
+        base=sum(a for a, _ in scored) / n,
+        candidate=sum(b for _, b in scored) / n,
+        evidence=PairedRates(n, lost, won),
+        n=n,
+        bootstrap95=_bootstrap(changes),
+        lost=lost,
+        won=won,
+        p_mcnemar=sign_test(lost, won),
+    )
+
+
+def _scores(
+    name: str, group: str, domain: str | None, worse: Literal["lower", "higher"], pairs: _Pairs
+) -> Iterator[Measurement]:
+    both = zip(pairs.base_scores, pairs.candidate_scores, strict=True)
+    known = [(a, b) for a, b in both if a is not None and b is not None]
+    if len(known) < 2:
+        return
+    values = np.array(known)
+    changes = values[:, 1] - values[:, 0]
+    n = len(changes)
+    yield Measurement(
+        name=name,
+        group=group,
+        task=domain,
+        unit="score",
+        worse=worse,
+        base=float(values[:, 0].mean()),
+        candidate=float(values[:, 1].mean()),
+        evidence=MeanDifference(float(changes.mean()), float(changes.std(ddof=1)) / n**0.5, n - 1, n),
+        n=n,
+        bootstrap95=_bootstrap(changes),
+    )
+
+
+def _bootstrap(changes: Float[ndarray, " n"]) -> Interval:
+    low, high = percentile_interval(_counts(len(changes)) @ changes / len(changes))
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=32)
+def _counts(n: int) -> Float[ndarray, "replicate n"]:
+    """The same resamples for every measurement of this size: the bytes of a comparison do not depend on the order."""
+    return resampling_counts(n, N_BOOTSTRAP, np.random.default_rng(0))

@@ -1,0 +1,71 @@
+"""Can a record be what it says? Checksums, versions and status, against the tasks that are installed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from refusal_bench.leaderboard import derive
+from refusal_bench.leaderboard.checks import in_range
+from refusal_bench.record import Record
+from refusal_bench.tasks import Task
+
+MAX_UNSCORED_SHARE = 0.2
+"""A run with more of its baseline unscored is not complete."""
+
+
+def provenance_faults(record: Record, installed: Mapping[str, Task]) -> Iterator[str]:
+    """One sentence for each checksum, version, status or prompt id that cannot be right.
+
+    A task that is not installed, or in another version, is not checked: its prompts are not at hand.
+    """
+    yield from _checksum_faults(record)
+    if not re.match(r"\d+\.\d+", record.tool.version):
+        yield f"tool.version is {record.tool.version!r}, not a version number"
+    if record.config.get("model") not in (None, record.model.id):
+        yield f"config.model is {record.config['model']!r}, but model.id is {record.model.id!r}"
+    yield from _status_faults(record)
+    for name in record.tasks:
+        if name in installed and name in record.results.tasks:
+            yield from _task_faults(name, record, installed[name])
+
+
+def _checksum_faults(record: Record) -> Iterator[str]:
+    model = record.model
+    checksums = {
+        "model.weights_sha256": model.weights_sha256,
+        "model.adapter_sha256": model.adapter_sha256,
+        "model.chat_template_sha256": model.chat_template_sha256,
+        "model.system_prompt_sha256": model.system_prompt_sha256,
+        **{f"tasks.{name}.sha256": task.sha256 for name, task in record.tasks.items()},
+    }
+    for where, checksum in checksums.items():
+        if checksum is not None and not re.fullmatch(r"[0-9a-f]{64}", checksum):
+            yield f"{where} is {checksum!r}, not a SHA-256 in hexadecimal"
+
+
+def _status_faults(record: Record) -> Iterator[str]:
+    baseline = "".join(
+        condition.labels
+        for task in record.results.tasks.values()
+        for condition in (task.refusal.baseline_harmful, task.refusal.baseline_harmless)
+    )
+    unscored = len(baseline) - derive.n_scored(baseline)
+    if record.status == "complete" and unscored > MAX_UNSCORED_SHARE * len(baseline):
+        yield f"status is complete, but {unscored} of {len(baseline)} completions without intervention are unscored"
+
+
+def _task_faults(name: str, record: Record, task: Task) -> Iterator[str]:
+    where, info = f"tasks.{name}", record.tasks[name]
+    if info.version != task.manifest.version:
+        return
+    if info.sha256 != task.sha256:
+        yield f"{where}.sha256 is not that of version {info.version} of the task"
+        return
+    for label in ("harmful", "harmless"):
+        known = {row.id for row in task.held_out if row.label == label}
+        used = getattr(record.results.tasks[name].held_out_ids, label)
+        if strange := sorted(set(used) - known):
+            yield f"results.tasks.{name}.held_out_ids.{label} has {strange[0]!r}, which the task has not"
+        n_train = sum(row.label == label for row in task.train)
+        yield from in_range(f"{where}.n_train_{label}", getattr(info, f"n_train_{label}"), 0, n_train)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from record_factory import condition, make_record, record_dict
+from refusal_bench.leaderboard.provenance import provenance_faults
+from refusal_bench.record import Record
+from refusal_bench.tasks import Manifest, Row, Task
+
+
+def fraud(n: int = 30) -> Task:
+    """A task whose held-out ids are those of the made-up record."""
+    manifest = Manifest(
+        name="fraud", version="0.1", title="t", definition="d", out_of_scope="o", taxonomy={}, license="CC0-1.0"
+    )
+
+    def rows(split: str, count: int) -> tuple[Row, ...]:
+        return tuple(
+            Row(id=f"fraud-{split}-{i:03d}-{label}", prompt=f"{label} {i}", label=label, pair=str(i), source="s")
+            for i in range(count)
+            for label in ("harmful", "harmless")
+        )
+
+    return Task.from_rows(manifest, rows("train", n), rows("held_out", 12))
+
+
+def of_task(task: Task, **options: Any) -> dict[str, Any]:
+    data = record_dict(("fraud",), sections=(), **options)
+    data["tasks"]["fraud"]["sha256"] = task.sha256
+    return data
+
+
+def faults(data: dict[str, Any], task: Task | None = None) -> list[str]:
+    installed = {} if task is None else {"fraud": task}
+    return list(provenance_faults(Record.model_validate(data), installed))
+
+
+def test_a_sound_record_has_no_fault() -> None:
+    assert list(provenance_faults(make_record(), {})) == []
+    assert faults(of_task(fraud()), fraud()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [("model", "weights_sha256"), ("model", "adapter_sha256"), ("model", "chat_template_sha256"), ("tasks", "fraud")],
+)
+def test_a_checksum_is_64_hexadecimal_digits(section: str, field: str) -> None:
+    data = record_dict(("fraud",))
+    if section == "tasks":
+        data["tasks"]["fraud"]["sha256"] = "AB" * 32
+    else:
+        data["model"][field] = "ab" * 31
+    (fault,) = faults(data)
+    assert fault.startswith(f"{section}.{field}")
+    assert "SHA-256" in fault
+
+
+def test_another_checksum_of_the_same_version_is_found() -> None:
+    (fault,) = faults(record_dict(("fraud",)), fraud())
+    assert fault == "tasks.fraud.sha256 is not that of version 0.1 of the task"
+
+
+def test_another_version_is_not_checked() -> None:
+    data = record_dict(("fraud",))
+    data["tasks"]["fraud"]["version"] = "0.2"
+    assert faults(data, fraud()) == []
+
+
+def test_prompts_that_the_task_has_not_are_found() -> None:
+    data = of_task(fraud())
+    data["results"]["tasks"]["fraud"]["held_out_ids"]["harmful"][0] = "fraud-held_out-099-harmful"
+    (fault,) = faults(data, fraud())
+    assert "held_out_ids.harmful has 'fraud-held_out-099-harmful'" in fault
+
+
+def test_more_train_prompts_than_the_task_has_are_found() -> None:
+    data = of_task(fraud(29))
+    assert [fault.split(" is ")[0] for fault in faults(data, fraud(29))] == [
+        "tasks.fraud.n_train_harmful",
+        "tasks.fraud.n_train_harmless",
+    ]
+
+
+@pytest.mark.parametrize(("unscored", "sound"), [(4, True), (5, False)])
+def test_a_complete_run_has_at_most_a_fifth_unscored(unscored: int, sound: bool) -> None:
+    data = record_dict(("fraud",), n=10)
+    refusal = data["results"]["tasks"]["fraud"]["refusal"]
+    refusal["baseline_harmful"] = condition("U" * unscored + "R" * (10 - unscored), [0.0] * 10)
+    refusal["baseline_harmless"] = condition("C" * 10, [0.0] * 10)
+    assert (faults(data) == []) is sound
+    data["status"] = "incomplete"
+    assert faults(data) == []
+
+
+def test_the_limit_is_the_run_s_own() -> None:
+    from refusal_bench import assembly
+    from refusal_bench.leaderboard import provenance
+
+    assert provenance.MAX_UNSCORED_SHARE == assembly.MAX_UNSCORED_SHARE
+
+
+@pytest.mark.parametrize(("place", "value"), [("tool", "latest"), ("config", "org/other")])
+def test_version_and_model_name_are_checked(place: str, value: str) -> None:
+    data = record_dict(("fraud",))
+    data[place]["version" if place == "tool" else "model"] = value
+    (fault,) = faults(data)
+    assert value in fault
