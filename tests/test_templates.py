@@ -374,6 +374,6 @@ def test_thinking_reaches_the_model_and_is_described(tmp_path):
     assert found["default"].suffix == found["on"].suffix
     assert "".join(found["off"].suffix_tokens) == IM_END + THOUGHTLESS
     described = describe(folder, "default", "off")
-    assert described["end of the instruction"] == found["off"].t_inst == -len(found["off"].suffix) - 1
+    assert described["end_of_the_instruction"] == found["off"].t_inst == -len(found["off"].suffix) - 1
     assert RunConfig(model=folder).key() != RunConfig(model=folder, thinking="off").key()
     assert RunConfig(model=folder, thinking="off").measured()["thinking"] == "off"

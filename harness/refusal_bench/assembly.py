@@ -32,6 +32,7 @@ from refusal_bench.record import (
     JudgeInfo,
     Layer,
     Model,
+    Published,
     Record,
     Refusal,
     Results,
@@ -130,6 +131,7 @@ def build_record(
     results: Results,
     warnings: list[str],
     judge: JudgeInfo,
+    published: Published | None = None,
 ) -> Record:
     """Put the record together; its status is `incomplete` where too much of what was generated could not be scored."""
     model, config = job.backend.model, job.config
@@ -139,7 +141,7 @@ def build_record(
         created=job.folder.created,
         status="incomplete" if unscored > MAX_UNSCORED_SHARE * n else "complete",
         tool=Tool(version=__version__, git_sha=_git_sha()),
-        environment=_environment(model.module.device),
+        environment=_environment(model.module.device, quantized=config.quantization != "none"),
         model=Model(
             id=model.id,
             revision=model.revision,
@@ -155,6 +157,7 @@ def build_record(
             refusal_tokens=[model.template.tokenizer.decode([token]) for token in tokens["tokens"]],
             refusal_tokens_from=tokens["from"],
             ablation_sites=model.structure.description,
+            source_quantization=model.source_quantization,
         ),
         config=config.measured()
         | {
@@ -185,6 +188,7 @@ def build_record(
             rows_per_batch=job.backend.room.rows,
             tokens_per_batch=job.backend.room.tokens,
         ),
+        published=published,
         judge=judge,
     )
 
@@ -264,12 +268,13 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
     return found
 
 
-def _environment(device: torch.device) -> Environment:
+def _environment(device: torch.device, *, quantized: bool) -> Environment:
+    packages = (*PACKAGES, "bitsandbytes") if quantized else PACKAGES
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        packages={name: importlib.metadata.version(name) for name in packages},
         threads=torch.get_num_threads(),
     )
 

@@ -52,12 +52,12 @@ class RunConfig(BaseModel):
     """Judge of completions: `opener`, `substring`, `classifier:ID`, `llm:MODEL@URL` or `panel:NAME+NAME+NAME`."""
     executor: Literal["local"] = "local"
     """Where the work runs."""
-    quantization: Literal["none"] = "none"
-    """Weight quantisation."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """Weight quantisation with bitsandbytes: nf4 with double quantisation, or LLM.int8()."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Weights and activations: `auto` is float32 on a CPU and bfloat16 on a GPU."""
     device: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    """`auto` (a GPU where there is one, several where one is too small), `cpu`, `cuda`, `cuda:1`, `mps`."""
     adapter: str | None = None
     """A PEFT adapter (folder or hub id) merged into the weights."""
     revision: str | None = None
@@ -70,6 +70,8 @@ class RunConfig(BaseModel):
     """Thinking of reasoning models: the template's own way, or switched on or off."""
     refusal_tokens: tuple[str, ...] = ()
     """First tokens that open a refusal; empty: learned from the model's own refusals on train prompts."""
+    preset: Literal["study", "arditi"] | None = None
+    """The published setting that is reproduced (`presets.py`); it decides the sizes, and other options are its own."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of every random draw: random directions, splits, bootstrap."""
     quick: bool = False
@@ -84,7 +86,7 @@ class RunConfig(BaseModel):
     @property
     def sizes(self) -> Sizes:
         """The sample sizes of this run."""
-        return QUICK if self.quick else FULL
+        return QUICK if self.quick else PRESET_SIZES.get(self.preset or "", FULL)
 
     def measured(self) -> dict[str, object]:
         """The part that can change a number: everything but places and conveniences."""
@@ -149,3 +151,16 @@ QUICK = Sizes(
     n_splits=50,
     max_new_tokens=24,
 )
+STUDY = FULL.model_copy(update={"max_train_pairs": 30, "max_held_out_pairs": 5, "pooled_selection_pairs": 50})
+"""20 + 20 prompts a domain for the direction, 5 + 5 held out; the 10 pairs that choose the layer are extra."""
+ARDITI = FULL.model_copy(
+    update={
+        "direction_share": 0.8,
+        "max_train_pairs": 32,
+        "max_held_out_pairs": 20,
+        "pooled_selection_pairs": 32,
+        "max_new_tokens": 512,
+    }
+)
+"""128 train, 32 validation and 100 test prompts of each label, as far as five domains share them evenly."""
+PRESET_SIZES = {"study": STUDY, "arditi": ARDITI}

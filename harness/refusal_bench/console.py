@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -16,7 +17,8 @@ from rich.text import Text
 from refusal_bench import words
 from refusal_bench.causal_words import causal_facts
 from refusal_bench.leaderboard.rows import Row
-from refusal_bench.record import CrossDomain, Geometry, Interval, Record, Served, Spectrum, Subspace
+from refusal_bench.models.memory import gigabytes
+from refusal_bench.record import CrossDomain, Geometry, Interval, Published, Record, Served, Spectrum, Subspace
 from refusal_bench.words import DASH, number, visible
 
 WIDE = 100
@@ -51,6 +53,8 @@ def print_summary(record: Record, console: Console) -> None:
         console.print(Text("What acts, by the refusal score [95 % intervals]", style="bold"))
     for name, said in facts:
         _fact(console, name, said)
+    if record.published is not None:
+        _published(record.published, console)
     _footer(record, console)
 
 
@@ -68,6 +72,36 @@ def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
             means = [number(_float(row[name])) for name in ("mean_cosine", "mean_transfer")]
             _add(table, [str(row["task"]), str(row["task_status"]), *rates, *means])
         _titled(visible(f"{model}  run {run}{' (quick)' if quick else ''}"), table, console)
+
+
+def print_models(described: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Print the aliases, what their weights take in three forms, and whether the hub asks for a login."""
+    table = _table(["alias", "hub id, or what it is", "parameters", "16 bit", "8 bit", "4 bit", ""], 2)
+    for name, model in described.items():
+        sizes = [_weights(model["memory_bytes"], form) for form in ("bfloat16", "8bit", "4bit")]
+        what = model["location"] if model["kind"] == "hub" else model["note"]
+        _add(table, [name, what, _millions(model["parameters"]), *sizes, "gated" if model["gated"] else ""])
+    console.print(table)
+
+
+def print_model(described: Mapping[str, Any], console: Console) -> None:
+    """Print what is known of one model, a fact a line."""
+    for key, value in described.items():
+        if key == "memory_bytes" and value:
+            value = "; ".join(
+                f"{form} {gigabytes(sizes['weights'])} of weights, at least {gigabytes(sizes['least'])} in a run"
+                for form, sizes in value.items()
+            )
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        console.print(Text.assemble((f"{key.replace('_', ' '):<24}", "dim"), visible(shown)))
+
+
+def _weights(memory: Mapping[str, Mapping[str, int]] | None, form: str) -> str:
+    return DASH if memory is None else gigabytes(memory[form]["weights"])
+
+
+def _millions(parameters: int | None) -> str:
+    return DASH if parameters is None else f"{parameters / 1e6:,.0f} M"
 
 
 def _header(record: Record, console: Console) -> None:
@@ -206,6 +240,15 @@ def _subspace(subspace: Subspace, console: Console) -> None:
     _add(table, ["refusal", *(_share(rate, interval).replace(" [", "\n[") for rate, interval in rates)])
     _add(table, ["KL (nats)", *(number(kl, 3) for kl in subspace.kl)])
     _titled("Refusal in % by number of shared components ablated together", table, console)
+
+
+def _published(published: Published, console: Console) -> None:
+    table = _table(["", "published", "ours", "tolerance", "agrees"])
+    for row in words.published_rows(published):
+        _add(table, row)
+    _titled(f"Published figures beside ours [95 % interval] ({published.source})", table, console)
+    for deviation in published.deviations:
+        _fact(console, "differs", deviation)
 
 
 def _missing(record: Record, section: str, console: Console) -> None:

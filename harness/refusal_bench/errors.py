@@ -29,3 +29,8 @@ class NotComparableError(RefusalBenchError):
     """Two records that must not be compared, with the reasons."""
 
     exit_code = 4
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's message, without its full stop, to be put into a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -58,7 +58,7 @@ class Ablate:
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x without its component in the span; row i uses variant[i]. Out of place."""
-        basis = self.basis.to(x)[variant]
+        basis = self.basis.to(x)[variant.to(x.device)]
         return x - (x @ basis.mT) @ basis
 
 
@@ -82,7 +82,7 @@ class Add:
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x plus the vector of each row's variant. Out of place."""
-        return x + self.vectors.to(x)[variant][:, None, :]
+        return x + self.vectors.to(x)[variant.to(x.device)][:, None, :]
 
 
 Intervention = Ablate | Add

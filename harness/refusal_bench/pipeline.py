@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench import causal, outputs
+from refusal_bench import causal, outputs, published
 from refusal_bench.assembly import build_record, direction_status, judge_info, task_result
 from refusal_bench.backends.availability import check_baseline_backend
 from refusal_bench.backends.hf import HookBackend
@@ -44,7 +44,7 @@ from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
 from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, Record, Results, Site
 from refusal_bench.record_causal import Mixed, SiteEffect
-from refusal_bench.run_folder import RunFolder, check_writable, open_run
+from refusal_bench.run_folder import RunFolder, check_room, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.served import serve
 from refusal_bench.slug import model_slug
@@ -120,6 +120,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     _check_sizes(domains)
     mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
     known = [*tasks.values(), *([mixed.task] if mixed else [])]
+    _check_room(config.out, model, domains)
     backend = HookBackend(model)
     with (
         vllm_engine(config, backend, domains, reporter) as engine,
@@ -172,7 +173,8 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
             served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
         known_judge = judge_info(judge, judged, held_out.columns)
-        record = build_record(job, tasks, tokens, train_scores, results, warnings, known_judge)
+        beside_ours = published.beside(config, results, sites.common)
+        record = build_record(job, tasks, tokens, train_scores, results, warnings, known_judge, beside_ours)
         outputs.write(record, job, residuals, train_scores, held_out.columns)
         if config.leaderboard is not None:
             add_record(config.leaderboard, record)
@@ -295,7 +297,9 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
             outputs.completion_writer(job, name),
             job.writer,
         )
-        with job.reporter.stage(f"held-out: {name}", causal.n_rows(interventions, domain, name)) as advance:
+        with job.reporter.stage(
+            f"held-out: {name}", causal.n_rows(interventions, len(domain.held_out), name)
+        ) as advance:
             found: causal.Column = job.folder.stage(
                 f"held_out.{name}",
                 lambda: causal.measure_column(evaluator, name, domain, interventions, advance),
@@ -389,6 +393,11 @@ def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, Instruction]:
         for name, task in tasks.items()
         for row in (*task.train, *task.held_out)
     }
+
+
+def _check_room(out: Path, model: ChatModel, domains: Mapping[str, Domain]) -> None:
+    n_prompts = sum(2 * (len(domain.direction) + len(domain.selection)) for domain in domains.values())
+    check_room(out, 4 * n_prompts * len(model.template.positions) * model.n_layers * model.d_model)
 
 
 def _check_sizes(domains: Mapping[str, Domain]) -> None:

@@ -88,6 +88,8 @@ class Model(Frozen):
     """Learned from the model's own refusals on train prompts, given by the user, or the documented default list."""
     ablation_sites: str
     """Which module outputs are projected, verified by a probe at load time."""
+    source_quantization: str | None = None
+    """How the weights were quantised before they were loaded (`gguf Q4_1`, `gptq`); null if they were not."""
 
 
 class TaskInfo(Frozen):
@@ -595,6 +597,36 @@ class Work(Frozen):
     """Tokens through the blocks."""
 
 
+class PublishedFigure(Frozen):
+    """A published figure beside ours."""
+
+    name: str
+    """What it is."""
+    published: float
+    """As published."""
+    ours: float | None
+    """As measured here; null where it was not."""
+    ci95: Interval | None
+    """Interval of ours, at this run's number of prompts; null where ours has none."""
+    tolerance: float | None
+    """Largest difference that counts as agreement where there is no interval; null where nothing is claimed."""
+    agrees: bool | None
+    """Whether the published figure lies in our interval, else within the tolerance; null where neither is given."""
+
+
+class Published(Frozen):
+    """The figures of the setting that a preset reproduces."""
+
+    preset: str
+    """Name of the preset."""
+    source: str
+    """Where the figures were published."""
+    deviations: list[str]
+    """What differs from the published setting, the prompts first."""
+    figures: list[PublishedFigure]
+    """Figure by figure."""
+
+
 class Cost(Frozen):
     """What it took."""
 
@@ -711,6 +743,8 @@ class Record(Frozen):
     """Passes, tokens, memory."""
     judge: JudgeInfo | None = None
     """Which judge, and its error; null in records made before judges were measured."""
+    published: Published | None = None
+    """Published figures beside ours, for a preset; null without one."""
 
     def to_json(self) -> str:
         """Return the record as indented JSON with a final newline."""

@@ -97,6 +97,19 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder.") from error
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raise InputError if the residual stream, `size` bytes while a run is unfinished, has no room on the disk."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if size > free:
+        raise InputError(
+            f"{folder}: the residual stream of all train prompts takes {size / 1e9:.1f} GB until the run is finished, "
+            f"and {free / 1e9:.1f} GB are free; choose another --out, or fewer prompts (fewer --tasks, or --quick)."
+        )
+
+
 @contextmanager
 def open_run(parent: Path, key: str, *, resume: bool) -> Iterator[RunFolder]:
     """Open an unfinished run of the same key in `parent`, or a new one; no other process can use it meanwhile."""

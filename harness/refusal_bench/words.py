@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refusal_bench.leaderboard.derive import mean
-from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Record, Selection, Site
+from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Published, Record, Selection, Site
 
 DASH = "–"
 
@@ -64,6 +64,19 @@ def judge(info: JudgeInfo) -> str:
 def off_diagonal_mean(matrix: Matrix) -> float | None:
     """Mean over the cells of different domains that are not null."""
     return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
+
+
+def published_rows(published: Published) -> list[list[str]]:
+    """Published figures beside ours as cells: name, published, ours with its interval, tolerance, agreement."""
+    rows = []
+    for figure in published.figures:
+        digits = 0 if figure.name in ("layer", "position") else 3
+        interval = f" [{', '.join(number(end, digits) for end in figure.ci95)}]" if figure.ci95 else ""
+        tolerance = DASH if figure.tolerance is None else f"±{figure.tolerance:g}"
+        agrees = DASH if figure.agrees is None else "yes" if figure.agrees else "no"
+        ours = number(figure.ours, digits) + interval
+        rows.append([figure.name, number(figure.published, digits), ours, tolerance, agrees])
+    return rows
 
 
 def why_missing(record: Record, section: str) -> str:

@@ -58,17 +58,16 @@ class Room:
 
     @staticmethod
     def of(model: ChatModel) -> Room:
-        """What fills a processor's caches, or what fits into half of a GPU's free memory, in powers of two."""
-        device = model.module.device
-        if device.type != "cuda":
-            return Room(rows=96, tokens=2048, decoding_tokens=8192)
-        config = model.module.config.get_text_config()
-        inner = getattr(config, "intermediate_size", None) or 4 * model.d_model
-        numbers = 2 * model.n_layers * model.d_model + 8 * (model.d_model + inner)
+        """What fills a processor's caches, or a GPU; never more tokens than fit beside the weights."""
+        device, most = model.module.device, model.batch_tokens
+        if device.type == "cpu":
+            return Room(rows=96, tokens=min(2048, most), decoding_tokens=min(8192, most))
+        if device.type == "mps":
+            return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)
         # A row's logits are held in float32 about three times.
-        tokens = _power_of_two(free / 4 / (numbers * model.module.dtype.itemsize), 256, 65536)
-        return Room(_power_of_two(free / 4 / (12 * config.vocab_size), 8, 512), tokens, tokens)
+        rows = _power_of_two(free / 4 / (12 * model.module.config.get_text_config().vocab_size), 8, 512)
+        return Room(rows=rows, tokens=most, decoding_tokens=most)
 
     def halved(self) -> Room:
         """Half of it."""
@@ -234,7 +233,7 @@ class HookBackend:
                 break
             if len(keep) < len(alive):
                 alive = alive[keep]
-                step.select(torch.tensor(keep, device=self.model.module.device))
+                step.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
             following = self._step(step, following[keep]).argmax(dim=-1).cpu()
         return tokens
 
@@ -286,9 +285,12 @@ class HookBackend:
             cache.batch_repeat_interleave(len(prompts))
         columns = torch.arange(prefix, widest, device=device)
         last, place = torch.unique(lengths - prefix - 1, return_inverse=True)
+        if self.model.is_sharded:  # the head may be on another GPU than these places, so it gets a number
+            first = int(last[0])
+            last, place = len(columns) - first, lengths - prefix - 1 - first
         logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=last)
         return _Step(
-            logits=logits[torch.arange(len(ids), device=device), place].float(),
+            logits=_scorable(logits[torch.arange(len(ids), device=device), place].float()),
             cache=cache,
             mask=(torch.arange(widest, device=device)[None] < lengths[:, None]).long(),
             lengths=lengths,
@@ -346,6 +348,11 @@ class _Step:
     def select(self, keep: Tensor) -> None:
         self.cache.reorder_cache(keep)  # selects rows in every kind of layer, recurrent ones too
         self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
+
+
+def _scorable(logits: Tensor) -> Tensor:
+    """Logits where they can be summed in float64, which Apple's GPUs do not have."""
+    return logits.cpu() if logits.device.type == "mps" else logits
 
 
 def _fits(work: Callable[[], None]) -> bool:

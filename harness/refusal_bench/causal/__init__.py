@@ -6,7 +6,7 @@
 4. `depth`, `sites`: geometry of all layers, from cached residuals; `mixed`: prompts of two domains.
 """
 
-from refusal_bench.causal.column import Column, Observation, measure_column, n_rows
+from refusal_bench.causal.column import Column, Observation, measure_column, n_completed, n_rows
 from refusal_bench.causal.curves import subspace
 from refusal_bench.causal.depth import depth
 from refusal_bench.causal.matrices import cross_domain
@@ -22,6 +22,7 @@ __all__ = [
     "cross_domain",
     "depth",
     "measure_column",
+    "n_completed",
     "n_rows",
     "orderings",
     "plan",

@@ -73,14 +73,17 @@ def measure_column(
     return column
 
 
-def n_rows(interventions: Interventions, domain: Domain, name: str) -> int:
-    """Completions and scores that `measure_column` computes."""
+def n_completed(interventions: Interventions, n_pairs: int) -> int:
+    """Completions that `measure_column` computes for a domain's held-out pairs."""
     crossed = len(interventions.own) if interventions.cross else 1
+    return n_pairs * (3 + 2 * crossed + len(interventions.ablate) + len(interventions.add))
+
+
+def n_rows(interventions: Interventions, n_pairs: int, name: str) -> int:
+    """Completions and scores that `measure_column` computes."""
     scored = sum(len(batch.rows) for batch in interventions.batches(name))
     streams = 0 if interventions.independent is None else 1 + len(interventions.independent)
-    return len(domain.held_out) * (
-        3 + 2 * crossed + len(interventions.ablate) + len(interventions.add) + scored + streams
-    )
+    return n_completed(interventions, n_pairs) + n_pairs * (scored + streams)
 
 
 def cell(column: Mapping[str, Any], row: str, under: Literal["ablated", "added"], prompts: str) -> Observation | None:

