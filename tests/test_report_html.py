@@ -6,6 +6,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,3 +289,23 @@ def test_the_command_renders_a_run_again(tmp_path: Path, record: Record) -> None
 def test_a_folder_without_a_record_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"record\.json"):
         report(tmp_path)
+
+
+def test_the_finer_causal_tests_are_drawn_where_the_record_has_them(planted_run: Any) -> None:
+    record: Record = planted_run("study")[0]
+    cross, depth = record.results.cross_domain, record.results.depth
+    assert cross is not None
+    assert cross.effects is not None
+    assert depth is not None
+    page = Page(render(record))
+    wanted = {"dependence", "parts", "dose", "orderings", "depth"}
+    wanted |= {f"effects-{kind}" for kind in ("ablated_harmful", "ablated_harmless", "added_harmless")}
+    assert wanted <= set(page.cells)
+    rows = cross.effects.ablated_harmful
+    assert len(page.marks["effects-ablated_harmful"]) == len(rows.rows) * len(cross.domains)
+    cells = [values for _, values in page.cells["effects-ablated_harmful"] if values]
+    changes = [value for row in rows.change for value in row]
+    assert [float(values.split(" ")[0] or "nan") for values in cells] == pytest.approx(
+        [math.nan if value is None else value for value in changes], rel=1e-5, nan_ok=True
+    )
+    assert depth.sentence in page.text

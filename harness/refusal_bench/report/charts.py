@@ -75,7 +75,7 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
     """A heat map; opacity is the value's share of `most`, negative values have the other colour."""
     left = min(170.0, max(map(wide_as, rows)) + 14)
     each = max(46.0, (WIDTH - left) / len(columns))
-    slanted = max(map(wide_as, columns)) > each - 4
+    slanted = 0.9 * max(map(wide_as, columns)) > each - 4
     top, high = (14 + min(120.0, max(map(wide_as, columns))) * 0.6 if slanted else 24), 38
     high = high if each >= ROOM and any(len(cell.lines) > 1 for row in cells for cell in row) else 28
     drawn = []
