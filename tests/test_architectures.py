@@ -11,7 +11,7 @@ import re
 import pytest
 import torch
 import transformers
-from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.hf import BRANCHED, HookBackend
 from refusal_bench.backends.hooks import intervening, reading
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError
@@ -188,6 +188,10 @@ def test_addition_is_exact_and_leaves_the_layers_before_alone(model, backend, pr
     expected = torch.stack([last_logits(model.module, prompt) for prompt in prompts])
     handle.remove()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    shares = torch.linspace(0, 1, BRANCHED)
+    branched = backend.logits(prompts, KEEP, Add(shares[:, None] * vector, layer))
+    torch.testing.assert_close(branched[-1], expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(branched[0], backend.logits(prompts, KEEP)[0], atol=1e-4, rtol=1e-3)
     streams = []
     for intervention in (None, Add(vector[None], layer)):
         with torch.inference_mode(), intervening(model.structure, intervention) as rows:

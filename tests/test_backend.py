@@ -203,3 +203,15 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path):
         directions = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
         found.append(HookBackend(model).logits(prompts, KEEP, Ablate.each(directions)))
     torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=1e-2)
+
+
+def test_many_vectors_at_one_layer_share_the_layers_below_it_and_change_nothing(model, backend, prompts):
+    vectors = torch.randn(7, model.d_model, generator=torch.Generator().manual_seed(6))
+    before = backend.counters.tokens
+    found = backend.logits(prompts, KEEP, Add(vectors, layer=2))
+    spent = backend.counters.tokens - before
+    one_by_one = torch.cat([backend.logits(prompts, KEEP, Add(vector[None], layer=2)) for vector in vectors])
+    torch.testing.assert_close(found, one_by_one, atol=5e-5, rtol=1e-3)
+    assert spent < len(vectors) * sum(map(len, prompts))
+    for prompt, expected in zip(prompts, backend.logits(prompts, KEEP)[0], strict=True):
+        torch.testing.assert_close(plain(model, prompt), expected, atol=5e-5, rtol=1e-3)  # nothing leaked

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, reading
 from refusal_bench.errors import IncompleteRunError, InputError
-from refusal_bench.interventions import Intervention
+from refusal_bench.interventions import Add, Intervention
 from refusal_bench.models.loading import ChatModel
 from refusal_bench.models.lookback import cache_argument
 
@@ -42,6 +42,9 @@ HALF_PRECISION_LEAK_LIMIT = 0.05
 
 SMALLEST_BATCH = 256
 """Tokens in a batch below which out of memory is final."""
+
+BRANCHED = 6
+"""Vectors added at one layer from which on they share one row up to that layer."""
 
 PASS_TOKENS = 32
 """What a pass costs beside its tokens, in tokens: one batch more must save as many."""
@@ -128,7 +131,12 @@ class HookBackend:
         out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
 
         def fill() -> None:
-            for variants, batch, step in self._prefilled(prompts, intervention):
+            # Models that pad badly have position biases a row, which cannot follow where one row becomes many.
+            if isinstance(intervention, Add) and len(intervention) >= BRANCHED and self.model.structure.lookback:
+                passes = self._branched(prompts, intervention)
+            else:
+                passes = self._prefilled(prompts, intervention)
+            for variants, batch, step in passes:
                 reduced = reduce(step.logits, [batch[row % len(batch)] for row in range(step.logits.shape[0])])
                 for row, value in enumerate(reduced.cpu()):
                     out[variants[row // len(batch)]][batch[row % len(batch)]] = value
@@ -270,6 +278,45 @@ class HookBackend:
                     chosen = [order[i] for i in batch]
                     cache = head if batch is batches[-1] else copy.deepcopy(head)
                     yield variants, chosen, self._prefill([prompts[i] for i in chosen], prefix, variants, cache, rows)
+
+    def _branched(self, prompts: Sequence[Prompt], add: Add) -> Any:
+        """Yield as `_prefilled`, one prompt at a time: all variants share one row up to the layer they are added at.
+
+        There `Add.apply` makes one row a variant of it; positions, mask and earlier layers' caches keep their one row.
+        """
+        device = self.model.module.device
+        prefix = self._prefix_length(prompts, max(map(len, prompts)))
+        widest = max(prefix, *(len(prompt) - prefix for prompt in prompts))
+        at_once = max(1, min(self.room.rows, self.room.tokens // widest))
+        with torch.inference_mode(), intervening(self.model.structure, add) as rows:
+            for first in range(0, len(add), at_once):
+                variants = list(range(first, min(first + at_once, len(add))))
+                rows.variant = torch.tensor(variants, device=device)
+                head = _new_cache(self.model)
+                if prefix:
+                    self._forward_branched(prompts[0][:prefix], 0, head, len(variants), add.layer)
+                for place, prompt in enumerate(prompts):
+                    cache = copy.deepcopy(head)
+                    logits = self._forward_branched(prompt[prefix:], prefix, cache, len(variants), add.layer)
+                    lengths = torch.full((len(variants),), len(prompt), device=device)
+                    mask = torch.ones(len(variants), len(prompt), dtype=torch.long, device=device)
+                    yield (
+                        variants,
+                        [place],
+                        _Step(_scorable(logits[:, -1].float()), cache, mask, lengths, rows.variant, rows),
+                    )
+
+    def _forward_branched(
+        self, tokens: Prompt, start: int, cache: Any, n_variants: int, layer: int
+    ) -> Float[Tensor, "variant kept vocab"]:
+        """Run one row of tokens that becomes one a variant at a layer; counted as the share of the work that it is."""
+        device = self.model.module.device
+        places = torch.arange(start, start + len(tokens), device=device)[None]
+        counted = self.counters.tokens
+        logits = self._forward(torch.tensor([tokens], device=device), cache, places, logits_to_keep=1)
+        deep = self.model.n_layers - layer
+        self.counters.tokens = counted + len(tokens) * (layer + n_variants * deep) // self.model.n_layers
+        return logits
 
     def _prefill(
         self, prompts: Sequence[Prompt], prefix: int, variants: Sequence[int], cache: Any, rows: Rows

@@ -22,7 +22,7 @@ from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablat
 from refusal_bench.metrics.geometry import principal_components
 from refusal_bench.prompts import name_seed
 
-N_RANDOM_SUBSPACES = 3
+N_RANDOM_SUBSPACES = 2
 """Random bases whose first k vectors are the control of the subspace curve's k-th point."""
 
 COEFFICIENTS = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
