@@ -131,8 +131,7 @@ class HookBackend:
         out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
 
         def fill() -> None:
-            # Models that pad badly have position biases a row, which cannot follow where one row becomes many.
-            if isinstance(intervention, Add) and len(intervention) >= BRANCHED and self.model.structure.lookback:
+            if isinstance(intervention, Add) and len(intervention) >= BRANCHED and self._can_branch:
                 passes = self._branched(prompts, intervention)
             else:
                 passes = self._prefilled(prompts, intervention)
@@ -305,6 +304,19 @@ class HookBackend:
                         [place],
                         _Step(_scorable(logits[:, -1].float()), cache, mask, lengths, rows.variant, rows),
                     )
+
+    @cached_property
+    def _can_branch(self) -> bool:
+        """Whether one row may become several in mid-model: not where biases are laid out a row beforehand (BLOOM)."""
+        add = Add(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
+        prompts = [tuple(self.model.template.render("Tell me about rivers."))]
+        ((_, _, plain),) = self._prefilled(prompts, None)
+        try:
+            ((_, _, branched),) = self._branched(prompts, add)
+        except RuntimeError:  # shapes that do not fit
+            return False
+        close = HALF_PRECISION_LEAK_LIMIT if self.model.dtype != "float32" else LEAK_LIMIT
+        return bool((branched.logits - plain.logits).norm() < close * plain.logits.norm())
 
     def _forward_branched(
         self, tokens: Prompt, start: int, cache: Any, n_variants: int, layer: int

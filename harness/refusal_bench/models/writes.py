@@ -61,7 +61,8 @@ class BlockPass:
         """What may be left over of the change at each token."""
         change = (self.after - self.before).double().norm(dim=1)
         rounding = 2 * self.rounding * (self.before.norm(dim=1) + self.after.norm(dim=1)).double()
-        return TOLERANCE * change + rounding + torch.finfo(torch.float32).tiny
+        tolerance: Tensor = TOLERANCE * change + rounding + torch.finfo(torch.float32).tiny
+        return tolerance
 
     def _distinct(self, names: Iterable[str]) -> dict[str, Tensor]:
         columns: dict[str, Tensor] = {}
