@@ -143,32 +143,13 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         results = Results(
             tasks={
                 name: task_result(
-                    config,
-                    domain,
-                    status[name],
-                    sites,
-                    name,
-                    held_out.columns[name],
-                    residuals,
-                    curves.get(name),
-                    judged,
+                    config, domain, status[name], sites, name, column, residuals, curves.get(name), judged
                 )
-                for name, domain in domains.items()
+                for (name, domain), column in zip(domains.items(), held_out.columns.values(), strict=True)
             },
             geometry=common,
             geometry_own_site=own_site,
-            cross_domain=causal.cross_domain(
-                held_out.columns, common, held_out.mixed, model.n_layers, config.sizes, config.seed
-            )
-            if job.has("cross_domain")
-            else None,
-            subspace=causal.subspace(held_out.columns, held_out.orders, config.sizes.n_bootstrap, config.seed)
-            if job.has("subspace")
-            else None,
-            depth=causal.depth(residuals, list(domains), sites.common.site.position)
-            if job.has("layers") and len(domains) > 1
-            else None,
-            site_effect=None if common is None else site_effect(job, residuals, sites),
+            **describe_causes(job, residuals, sites, held_out, common),
             parity=parity,
             served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
@@ -359,6 +340,23 @@ def site_effect(job: Job, residuals: Residuals, sites: Sites) -> SiteEffect:
     """Stage 5b: how much of the difference between both geometries comes from comparing different layers."""
     own = {name: sites.own[name].site for name in job.domains}
     return causal.site_effect(residuals, own, sites.common.site, job.config.sizes.n_bootstrap, job.config.seed)
+
+
+def describe_causes(
+    job: Job, residuals: Residuals, sites: Sites, held_out: HeldOut, common: Geometry | None
+) -> dict[str, Any]:
+    """Stage 5b: the causal tables by their name in `Results`, without those that were left out."""
+    sizes, seed, found = job.config.sizes, job.config.seed, dict[str, Any]()
+    if job.has("cross_domain"):
+        n_layers = job.backend.model.n_layers
+        found["cross_domain"] = causal.cross_domain(held_out.columns, common, held_out.mixed, n_layers, sizes, seed)
+    if job.has("subspace"):
+        found["subspace"] = causal.subspace(held_out.columns, held_out.orders, sizes.n_bootstrap, seed)
+    if job.has("layers") and len(job.domains) > 1:
+        found["depth"] = causal.depth(residuals, list(job.domains), sites.common.site.position)
+    if common is not None:
+        found["site_effect"] = site_effect(job, residuals, sites)
+    return {"cross_domain": None, "subspace": None} | found
 
 
 def _endpoint(config: RunConfig) -> Endpoint | None:
