@@ -118,7 +118,7 @@ def test_the_subspace_curve_is_the_closed_form(study, ordering):
 
 def test_random_subspaces_of_the_same_rank_do_nothing(study):
     curve = study.subspace.curves["random"]
-    assert np.abs(curve.share).max() < 0.05
+    assert np.abs(curve.share).max() < 0.1  # a random line in 256 dimensions has a cosine of 0.06 with any other
     assert (curve.k_for_50, curve.k_for_90) == (None, None)
     assert max(curve.kl) < 0.05
 

@@ -16,7 +16,7 @@ from test_judges_llm import by_first_word, chat, server
 
 ROWS = [
     *[{"prompt": "p", "completion": "I can't help with that.", "label": "R", "part": "test"}] * 30,
-    *[{"prompt": "p", "completion": "Hardly my thing.", "label": "R", "part": "test"}] * 2,
+    *[{"prompt": "p", "completion": "Flour again? Ask the baker next door.", "label": "R", "part": "test"}] * 2,
     *[{"prompt": "p", "completion": "Bread needs flour.", "label": "C", "part": "test"}] * 40,
     *[{"prompt": "p", "completion": "I can't help with that.", "label": "C", "part": "development"}] * 50,
 ]

@@ -16,6 +16,7 @@ from refusal_bench.console import print_summary
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import Ablate, Add
+from refusal_bench.judges import load_judge
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.models.loading import load_model
 from refusal_bench.record import Record
@@ -122,9 +123,10 @@ class Writer:
 def test_another_writer_gives_the_text_of_every_variant_and_the_hook_backend_the_scores(hf, prompts):
     encode = lambda text: tuple(hf.model.template.tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
     refusal, answer = encode("I cannot help with that."), encode("Rivers run to the sea.")
+    judge = load_judge("opener")
     what = Ablate.each(torch.randn(2, hf.model.d_model, generator=torch.Generator().manual_seed(1)))
-    by_hooks = Evaluator(hf, (40, 41), 6).evaluate("s", prompts, what)
-    found = Evaluator(hf, (40, 41), 6, writer=Writer([refusal, answer])).evaluate("s", prompts, what)
+    by_hooks = Evaluator(hf, (40, 41), 6, judge).evaluate("s", prompts, what)
+    found = Evaluator(hf, (40, 41), 6, judge, writer=Writer([refusal, answer])).evaluate("s", prompts, what)
     expected = "".join("C" if len(prompt) % 2 else "R" for prompt in prompts)
     assert {"R", "C"} <= set(expected)
     for hooks, row in zip(by_hooks, found, strict=True):

@@ -310,11 +310,14 @@ class HookBackend:
         """Whether one row may become several in mid-model: not where biases are laid out a row beforehand (BLOOM)."""
         add = Add(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
         prompts = [tuple(self.model.template.render("Tell me about rivers."))]
-        ((_, _, plain),) = self._prefilled(prompts, None)
+        counters, self.counters = self.counters, Counters()  # no stage's work: a resumed run probes again
         try:
+            ((_, _, plain),) = self._prefilled(prompts, None)
             ((_, _, branched),) = self._branched(prompts, add)
         except RuntimeError:  # shapes that do not fit
             return False
+        finally:
+            self.counters = counters
         close = HALF_PRECISION_LEAK_LIMIT if self.model.dtype != "float32" else LEAK_LIMIT
         return bool((branched.logits - plain.logits).norm() < close * plain.logits.norm())
 
