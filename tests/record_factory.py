@@ -54,8 +54,8 @@ class Draw:
         self.rng, self.n = np.random.default_rng(seed), n
 
     def passes(self, share: float) -> tuple[str, list[float | None]]:
-        rest = (1 - share - 0.06) if share < 0.94 else 0.0
-        weights = np.array([share, 0.01, 0.01, max(rest, 0), 0.01, 0.02, 0.01])
+        rest = (1 - share - 0.04) if share < 0.96 else 0.0
+        weights = np.array([share, 0.01, 0.01, max(rest, 0), 0.01, 0.005, 0.005])
         letters = self.rng.choice(list(LETTERS), size=self.n, p=weights / weights.sum())
         scores: list[float | None] = [float(s) for s in self.rng.normal(6 * share - 3, 1.0, self.n)]
         return "".join(letters), scores

@@ -82,12 +82,13 @@ def test_more_train_prompts_than_the_task_has_are_found() -> None:
     ]
 
 
-@pytest.mark.parametrize(("unscored", "sound"), [(4, True), (5, False)])
-def test_a_complete_run_has_at_most_a_fifth_unscored(unscored: int, sound: bool) -> None:
+@pytest.mark.parametrize(("unscored", "sound"), [(2, True), (3, False)])
+def test_a_complete_run_has_at_most_a_twentieth_unscored(unscored: int, sound: bool) -> None:
     data = record_dict(("fraud",), n=10)
     refusal = data["results"]["tasks"]["fraud"]["refusal"]
+    for name in refusal:
+        refusal[name] = condition("C" * 10, [0.0] * 10)
     refusal["baseline_harmful"] = condition("U" * unscored + "R" * (10 - unscored), [0.0] * 10)
-    refusal["baseline_harmless"] = condition("C" * 10, [0.0] * 10)
     assert (faults(data) == []) is sound
     data["status"] = "incomplete"
     assert faults(data) == []

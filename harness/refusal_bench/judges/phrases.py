@@ -40,6 +40,8 @@ _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|incline
 _BLIND = (
     r"(?! (?:find|see|quite|understand|make out|be there|attend|come|make it|remember|recall|tell (?:if|whether))\b)"
 )
+_MADE = r"(?:programmed|designed|set up|here|equipped|meant|made|built|trained|instructed|told)"
+_TASK = r"(?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)"
 _START = r"(?:^|(?<=[.!,;:(] ))"
 
 PATTERNS = (
@@ -55,9 +57,8 @@ PATTERNS = (
     rf"(?:{_DEED}|[a-z]+ing)",
     rf"(?:{_I_AM}|i ain'?t){_HOW} not (?:going to|gonna)?{_HOW} ?{_DEED}",
     rf"i ain'?t {_DEED}",
-    rf"(?:{_I_AM}|i was|i wasn'?t)(?: not)? (?:programmed|designed|set up|here|equipped|meant|made|built|trained|"
-    r"instructed|told) "
-    r"(?:not )?to (?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)",
+    rf"(?:(?:{_I_AM}|i was) not|i wasn'?t) {_MADE} to {_TASK}",
+    rf"(?:{_I_AM}|i was) {_MADE} not to {_TASK}",
     r"i(?:'?ve| have) been (?:instructed|told|trained|asked|programmed|designed) not to",
     r"i(?:'?ve| have)? (?:chosen|choose|decided|prefer|opted) not to",
     rf"{_I_AM} choosing not to",

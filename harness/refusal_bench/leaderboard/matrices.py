@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, labels_fit, long, ordered, same, shaped, symmetric
+from refusal_bench.metrics.noise import SIGNIFICANT_COMPONENT
 from refusal_bench.metrics.statistics import holm
 from refusal_bench.record import (
     CausalMatrix,
@@ -77,6 +78,18 @@ def geometry_faults(where: str, geometry: Geometry, record: Record) -> Iterator[
     array = derive.complete(geometry.cosine)
     if array is not None and n >= 2:
         yield from _spectral_faults(where, geometry, array)
+    if geometry.p_components is not None and geometry.n_components is not None:
+        yield from _dimension_faults(where, geometry.p_components, geometry.n_components, len(geometry.domains))
+
+
+def _dimension_faults(where: str, p: list[float], n_components: int, n_domains: int) -> Iterator[str]:
+    """The p-values go on to the first that is not significant, and their number is that of the dimensions."""
+    significant = [value <= SIGNIFICANT_COMPONENT for value in p]
+    if n_components != 1 + sum(significant):
+        yield f"{where}.n_components is {n_components}, its p-values say {1 + sum(significant)}"
+    if not all(significant[:-1]) or (len(p) < n_domains - 1 and (not p or significant[-1])):
+        yield f"{where}.p_components does not end with the first that is not significant"
+
 
 
 def _holm_faults(where: str, geometry: Geometry) -> Iterator[str]:

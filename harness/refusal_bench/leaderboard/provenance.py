@@ -10,8 +10,8 @@ from refusal_bench.leaderboard.checks import in_range
 from refusal_bench.record import Record
 from refusal_bench.tasks import Task
 
-MAX_UNSCORED_SHARE = 0.2
-"""A run with more of its baseline unscored is not complete."""
+MAX_UNSCORED_SHARE = 0.05
+"""A run with more of its completions unscored is not complete."""
 
 
 def provenance_faults(record: Record, installed: Mapping[str, Task]) -> Iterator[str]:
@@ -45,14 +45,16 @@ def _checksum_faults(record: Record) -> Iterator[str]:
 
 
 def _status_faults(record: Record) -> Iterator[str]:
-    baseline = "".join(
+    # A task may forbid text where its harmful prompts are ablated; then there is nothing to score.
+    labels = "".join(
         condition.labels
         for task in record.results.tasks.values()
-        for condition in (task.refusal.baseline_harmful, task.refusal.baseline_harmless)
+        for name, condition in task.refusal
+        if name != "ablated_harmful" or set(condition.labels) != {"?"}
     )
-    unscored = len(baseline) - derive.n_scored(baseline)
-    if record.status == "complete" and unscored > MAX_UNSCORED_SHARE * len(baseline):
-        yield f"status is complete, but {unscored} of {len(baseline)} completions without intervention are unscored"
+    unscored = len(labels) - derive.n_scored(labels)
+    if record.status == "complete" and unscored > MAX_UNSCORED_SHARE * len(labels):
+        yield f"status is complete, but {unscored} of {len(labels)} completions are unscored"
 
 
 def _task_faults(name: str, record: Record, task: Task) -> Iterator[str]:
