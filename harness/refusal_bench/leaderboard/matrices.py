@@ -91,7 +91,6 @@ def _dimension_faults(where: str, p: list[float], n_components: int, n_domains: 
         yield f"{where}.p_components does not end with the first that is not significant"
 
 
-
 def _holm_faults(where: str, geometry: Geometry) -> Iterator[str]:
     """Adjusted p-values are those of the pairs that were tested."""
     plain, adjusted = geometry.p_same, geometry.p_same_holm
