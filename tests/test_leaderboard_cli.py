@@ -107,7 +107,12 @@ def test_build_writes_a_site_and_prints_its_first_page(leaderboard: Path, tmp_pa
 def test_serve_prints_its_address_and_ends_with_the_interrupt(leaderboard: Path) -> None:
     command = [sys.executable, "-m", "refusal_bench", "leaderboard", "serve", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--leaderboard", str(leaderboard)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--leaderboard", str(leaderboard)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore the interrupt, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as server:
         try:
             assert server.stdout is not None
