@@ -18,6 +18,9 @@ INDUCE_THRESHOLD = 0.0
 DEPTH_LIMIT = 0.8
 """Only layers before this share of depth are candidates; Arditi et al. 2024, appendix C."""
 
+MAX_UNSCORED_SHARE = 0.05
+"""A run with more of its completions unscored is not complete."""
+
 SECTIONS = ("layers", "cross_domain", "subspace")
 """The parts of a run that can be left out; directions, selection, held-out refusal and geometry are always computed."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from refusal_bench.config import MAX_UNSCORED_SHARE
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range
 from refusal_bench.record import Record
 from refusal_bench.tasks import Task
-
-MAX_UNSCORED_SHARE = 0.05
-"""A run with more of its completions unscored is not complete."""
 
 
 def provenance_faults(record: Record, installed: Mapping[str, Task]) -> Iterator[str]:

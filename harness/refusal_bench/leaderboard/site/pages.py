@@ -14,7 +14,7 @@ from markupsafe import Markup
 from refusal_bench import words
 from refusal_bench.leaderboard.ranking import Conditions, Group, Place
 from refusal_bench.leaderboard.site import curves, wording
-from refusal_bench.record import Interval, Matrix
+from refusal_bench.record import CausalMatrix, Control, CrossDomain, Interval, Matrix
 from refusal_bench.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -161,31 +161,24 @@ def _causal_tables(place: Place) -> list[Table]:
     cross = place.record.results.cross_domain
     if cross is None:
         return []
-    ablation = _table(
+    random, shared = cross.controls.random, cross.controls.shared
+    ablation = _causal_table(
         "Ablation",
         "Refusal rate of the column's harmful prompts with the row's direction ablated [95 % interval].",
-        "share",
-        cross.domains,
-        cross.ablation.refusal_rate,
-        cross.ablation.ci95,
-        (
-            ("nothing", cross.baseline.refusal_rate[0], cross.baseline.ci95[0]),
-            ("random", cross.controls.random.ablation.refusal_rate, cross.controls.random.ablation.band95),
-            ("shared", cross.controls.shared.ablation.refusal_rate, cross.controls.shared.ablation.band95),
-        ),
+        cross,
+        cross.ablation,
+        0,
+        random.ablation,
+        shared.ablation,
     )
-    addition = _table(
+    addition = _causal_table(
         "Addition",
         "Refusal rate of the column's harmless prompts with the row's vector added [95 % interval].",
-        "share",
-        cross.domains,
-        cross.addition.refusal_rate,
-        cross.addition.ci95,
-        (
-            ("nothing", cross.baseline.refusal_rate[1], cross.baseline.ci95[1]),
-            ("random", cross.controls.random.addition.refusal_rate, cross.controls.random.addition.band95),
-            ("shared", cross.controls.shared.addition.refusal_rate, cross.controls.shared.addition.band95),
-        ),
+        cross,
+        cross.addition,
+        1,
+        random.addition,
+        shared.addition,
     )
     transfer = _table(
         "Transfer",
@@ -196,6 +189,18 @@ def _causal_tables(place: Place) -> list[Table]:
         cross.transfer_ci95,
     )
     return [transfer, ablation, addition]
+
+
+def _causal_table(
+    title: str, caption: str, cross: CrossDomain, matrix: CausalMatrix, baseline: int, random: Control, shared: Control
+) -> Table:
+    """A matrix of rates under the rows `nothing`, `random` and `shared`; `baseline` is the row of unmodified rates."""
+    above = (
+        ("nothing", cross.baseline.refusal_rate[baseline], cross.baseline.ci95[baseline]),
+        ("random", random.refusal_rate, random.band95),
+        ("shared", shared.refusal_rate, shared.band95),
+    )
+    return _table(title, caption, "share", cross.domains, matrix.refusal_rate, matrix.ci95, above)
 
 
 def _table(
