@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal_bench.backends.hf import SMALLEST_BATCH, HookBackend, Room, plan_batches
+from refusal_bench.backends.batches import SMALLEST_BATCH, Room, plan_batches
+from refusal_bench.backends.hf import HookBackend
 from refusal_bench.errors import IncompleteRunError
 from refusal_bench.interventions import Ablate
 
