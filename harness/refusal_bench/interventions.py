@@ -59,7 +59,7 @@ class Ablate:
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x without its component in the span; row i uses variant[i]. Out of place."""
         basis = self.basis.to(x)[variant.to(x.device)]
-        return x - (x @ basis.mT) @ basis
+        return torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ class HookBackend:
         device = self.model.module.device
         places = torch.arange(start, start + len(tokens), device=device)[None]
         counted = self.counters.tokens
-        logits = self._forward(torch.tensor([tokens], device=device), cache, places, logits_to_keep=1)
+        logits = self._forward(torch.tensor([tokens], device=device), cache, places, logits_to_keep=_last(len(tokens)))
         deep = self.model.n_layers - layer
         self.counters.tokens = counted + len(tokens) * (layer + n_variants * deep) // self.model.n_layers
         return logits
@@ -335,7 +335,7 @@ class HookBackend:
             rows.variant = torch.tensor(variants, device=device)
             ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
             places = torch.arange(len(prefix), device=device)[None].expand(len(variants), -1)
-            self._forward(ids, cache, places, logits_to_keep=1)
+            self._forward(ids, cache, places, logits_to_keep=_last(len(prefix)))
         return cache
 
     def _forward(
@@ -377,6 +377,11 @@ class _Step:
     def select(self, keep: Tensor) -> None:
         self.cache.reorder_cache(keep)  # selects rows in every kind of layer, recurrent ones too
         self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
+
+
+def _last(n_tokens: int) -> Tensor:
+    """The last of several tokens, as an index: of a slice, a bfloat16 head on a CPU copies its whole matrix."""
+    return torch.tensor([n_tokens - 1])  # on the CPU, from where it indexes a tensor on any GPU
 
 
 def _scorable(logits: Tensor) -> Tensor:
