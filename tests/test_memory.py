@@ -57,7 +57,34 @@ def test_a_cache_takes_what_is_estimated():
 
 def test_llama_like_is_the_shape_of_a_llama():
     found = shape_of("tiny", tiny_module("llama").config)
-    assert llama_like(32, 48, 5, 4, 2, 8, 120) == found
+    assert llama_like(32, 48, 5, 4, 2, 8, 120, published="float32") == found
+
+
+@pytest.mark.parametrize(
+    ("device", "published", "matrix_units", "dtype"),
+    [
+        ("cuda", "float32", False, torch.bfloat16),
+        ("cpu", "bfloat16", True, torch.bfloat16),
+        ("cpu", "float16", True, torch.bfloat16),
+        ("cpu", "bfloat16", False, torch.float32),
+        ("cpu", "float32", True, torch.float32),
+    ],
+)
+def test_auto_is_half_precision_only_where_it_is_fast_and_the_weights_have_no_more(
+    device, published, matrix_units, dtype, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": matrix_units}, raising=False)
+    assert devices.resolve_dtype("auto", torch.device(device), published) == dtype
+    assert devices.resolve_dtype("float32", torch.device(device), published) == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_data_type_of_a_checkpoint_is_read_from_it(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    folder = save_tiny(tmp_path / "m")
+    tiny_module("llama").to(dtype).save_pretrained(folder)
+    model = load_model(RunConfig(model=str(folder)))
+    assert (model.module.dtype, model.dtype) == (dtype, str(dtype).removeprefix("torch."))
 
 
 def test_the_studys_model_in_4_bits_fits_a_small_gpu_and_not_in_16():

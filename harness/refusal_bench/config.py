@@ -58,7 +58,7 @@ class RunConfig(BaseModel):
     quantization: Literal["none", "4bit", "8bit"] = "none"
     """Weight quantisation with bitsandbytes: nf4 with double quantisation, or LLM.int8()."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Weights and activations: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    """Weights and activations: `auto` is bfloat16 on a GPU; on a CPU see `models.devices.resolve_dtype`."""
     device: str = "auto"
     """`auto` (a GPU where there is one, several where one is too small), `cpu`, `cuda`, `cuda:1`, `mps`."""
     adapter: str | None = None

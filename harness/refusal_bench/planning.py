@@ -174,7 +174,7 @@ def _memory(name: str, shape: Shape, config: RunConfig) -> str:
     from refusal_bench.models.devices import free_bytes, resolve_device, resolve_dtype
 
     device = resolve_device(config.device)
-    dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
+    dtype = str(resolve_dtype(config.dtype, device, shape.published)).removeprefix("torch.")
     weights = gigabytes(shape.weight_bytes(dtype, config.quantization))
     least = gigabytes(shape.least_bytes(dtype, config.quantization))
     try:

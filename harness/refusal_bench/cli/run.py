@@ -65,7 +65,7 @@ def run(
     ] = "none",
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
-        _option("--dtype", "auto: float32 on a CPU, bfloat16 on a GPU."),
+        _option("--dtype", "auto: bfloat16 on a GPU or, for half-precision weights, a CPU with AMX; else float32."),
     ] = "auto",
     device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     adapter: Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")] = None,

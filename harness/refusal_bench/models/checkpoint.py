@@ -167,6 +167,7 @@ def shape_of(name: str, config: Any, trust_remote_code: bool = False) -> Shape:
         d_model=text.hidden_size,
         key_value_width=2 * heads * head_dim,
         vocabulary=text.vocab_size,
+        published=str(text.dtype or "float32").removeprefix("torch."),
     )
 
 

@@ -30,11 +30,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the data type of a name; `auto` is float32 on a CPU and bfloat16 on a GPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+def resolve_dtype(name: str, device: torch.device, published: str) -> torch.dtype:
+    """Return the data type of a name; `published` is the one that the weights were published in.
+
+    `auto` is bfloat16 on a GPU. On a processor it is float32, or bfloat16 where the processor multiplies that in
+    hardware and nobody has the weights in more digits than half precision.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    half = published in ("bfloat16", "float16") and _multiplies_bfloat16()
+    return torch.bfloat16 if device.type != "cpu" or half else torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has matrix units for bfloat16 (Intel's AMX), which are several times as fast."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # a torch without it does not use them either
+    return bool(capabilities.get("amx_bf16"))
 
 
 def all_gpus(name: str) -> tuple[torch.device, ...]:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,9 +85,9 @@ class _Place:
     quantization: str
 
     @staticmethod
-    def of(config: RunConfig) -> _Place:
-        device = resolve_device(config.device)
-        return _Place(device, all_gpus(config.device), resolve_dtype(config.dtype, device), config.quantization)
+    def of(config: RunConfig, device: torch.device, published: str) -> _Place:
+        dtype = resolve_dtype(config.dtype, device, published)
+        return _Place(device, all_gpus(config.device), dtype, config.quantization)
 
     @property
     def dtype_name(self) -> str:
@@ -100,6 +100,7 @@ class _Loaded:
 
     module: Any
     tokenizer: Any
+    dtype: str
     weights_sha256: str
     adapter_sha256: str | None
     revision: str | None = None
@@ -116,13 +117,13 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     """
     source = resolve(config.model)
     quantization.check_available(config.quantization)
-    place = _Place.of(config)
+    device = resolve_device(config.device)
     adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
     with _quiet():
         if source.kind == "planted":
-            loaded = _built(source, planted_prompts or {}, adapter, place)
+            loaded = _built(source, planted_prompts or {}, config, adapter, device)
         else:
-            loaded = _pretrained(source, config, adapter, place)
+            loaded = _pretrained(source, config, adapter, device)
     module = loaded.module.eval().requires_grad_(False)
     return ChatModel(
         id=source.id,
@@ -132,7 +133,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
         revision=loaded.revision,
         weights_sha256=loaded.weights_sha256,
         adapter_sha256=loaded.adapter_sha256,
-        dtype=place.dtype_name,
+        dtype=loaded.dtype,
         warnings=loaded.warnings,
         source_quantization=loaded.source_quantization,
         batch_tokens=loaded.batch_tokens,
@@ -148,7 +149,13 @@ def load_tokenizer(
             module, tokenizer = _planted(source, planted_prompts or {})
             return tokenizer, shape_of(source.id, module.config), None
         files = find_files(source, config, weights=False)
-        return read_tokenizer(files), shape_of(source.id, read_config(files), config.trust_remote_code), files.revision
+        return read_tokenizer(files), _shape(source, config, read_config(files)), files.revision
+
+
+def _shape(source: Source, config: RunConfig, settings: Any) -> Shape:
+    shape = shape_of(source.id, settings, config.trust_remote_code)
+    # A .gguf file does not say what its weights were before they were quantised; an alias does.
+    return replace(shape, published=source.shape.published) if source.kind == "demo" and source.shape else shape
 
 
 def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, Any]:
@@ -159,22 +166,26 @@ def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, A
     return build_planted(world, {text: x if x.task in world.domains else None for text, x in prompts.items()})
 
 
-def _built(source: Source, prompts: Mapping[str, Instruction], adapter: str | None, place: _Place) -> _Loaded:
+def _built(
+    source: Source, prompts: Mapping[str, Instruction], config: RunConfig, adapter: str | None, device: torch.device
+) -> _Loaded:
     module, tokenizer = _planted(source, prompts)
+    place = _Place.of(config, device, "float32")
     checksum = _sha256_of_weights(module)
     module, adapter_sha256 = _adapted(module, adapter, place, sharded=False)
-    return _Loaded(module, tokenizer, checksum, adapter_sha256)
+    return _Loaded(module, tokenizer, place.dtype_name, checksum, adapter_sha256)
 
 
-def _pretrained(source: Source, config: RunConfig, adapter: str | None, place: _Place) -> _Loaded:
+def _pretrained(source: Source, config: RunConfig, adapter: str | None, device: torch.device) -> _Loaded:
     files = find_files(source, config, weights=True)
     tokenizer, settings = read_tokenizer(files), read_config(files)
     files.weights()
+    shape = _shape(source, config, settings)
+    place = _Place.of(config, device, shape.published)
     check_vocabulary(files, tokenizer, settings.get_text_config().vocab_size)
     original = source_quantization(files, settings)
     if original and not files.gguf and place.quantization != "none":
         raise InputError(f"{source.id}: its weights are already quantised ({original}); leave --quantization out.")
-    shape = shape_of(source.id, settings, config.trust_remote_code)
     # The quantisation of the weights as they are in memory; an unknown one is taken for the smallest.
     bits = "4bit" if original and not files.gguf else place.quantization
     sharded = _check_memory(source.id, shape, bits, place, in_full_first=bool(adapter or files.gguf))
@@ -183,6 +194,7 @@ def _pretrained(source: Source, config: RunConfig, adapter: str | None, place: _
     return _Loaded(
         module,
         tokenizer,
+        place.dtype_name,
         files.weights_sha256(),
         adapter_sha256,
         files.revision,

@@ -44,6 +44,8 @@ class Shape:
     """Numbers that a token leaves in one layer's cache: keys and values of all heads."""
     vocabulary: int
     """Rows of the embedding."""
+    published: str = "float32"
+    """Data type that the weights were published in."""
 
     @property
     def parameters(self) -> int:
@@ -90,6 +92,7 @@ def llama_like(
     tied: bool = False,
     biases: bool = False,
     norms: int = 2,
+    published: str = "bfloat16",
 ) -> Shape:
     """Shape of a decoder with gated MLPs: Llama, Mistral, Gemma, Qwen2 (`biases` on queries, keys and values)."""
     queries, keys = heads * head_dim, key_value_heads * head_dim
@@ -103,6 +106,7 @@ def llama_like(
         d_model=d_model,
         key_value_width=2 * keys,
         vocabulary=vocabulary,
+        published=published,
     )
 
 
