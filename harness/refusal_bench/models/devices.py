@@ -44,8 +44,8 @@ def resolve_dtype(name: str, device: torch.device, published: str) -> torch.dtyp
 
 def _multiplies_bfloat16() -> bool:
     """Whether this processor has matrix units for bfloat16 (Intel's AMX), which are several times as fast."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # a torch without it does not use them either
-    return bool(capabilities.get("amx_bf16"))
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones do not say
+    return capabilities.get("amx_bf16", False)
 
 
 def all_gpus(name: str) -> tuple[torch.device, ...]:

@@ -207,10 +207,8 @@ def _pretrained(source: Source, config: RunConfig, adapter: str | None, device: 
 def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_first: bool) -> bool:
     """Raise InputError if the model cannot fit; return whether it must be spread over all GPUs."""
     cpu = torch.device("cpu")
-    if in_full_first and (place.device != cpu or bits != "none"):
-        check_fits(
-            name, shape, place.dtype_name, "none", free_bytes(cpu), "this machine, where it is merged or decoded,"
-        )
+    if in_full_first:
+        check_fits(name, shape, "float32", "none", free_bytes(cpu), "this machine, where it is merged or decoded,")
     may_shard = bool(place.gpus) and not (in_full_first and bits != "none")
     free = free_bytes(place.device)
     if may_shard and shape.least_bytes(place.dtype_name, bits) > USABLE * free:
@@ -226,14 +224,19 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
-    straight = not files.gguf and not adapter and (place.device.type != "cpu" or place.quantization != "none")
+    in_full = bool(files.gguf or adapter)
+    straight = not in_full and (place.device.type != "cpu" or place.quantization != "none")
     if straight:
         options["device_map"] = "auto" if sharded else {"": place.device}
         if place.quantization != "none":
             options |= quantization.loading_options(place.quantization, place.dtype)
     try:
         module, told = AutoModelForCausalLM.from_pretrained(
-            files.folder, config=settings, dtype=place.dtype, output_loading_info=True, **options
+            files.folder,
+            config=settings,
+            dtype=torch.float32 if in_full else place.dtype,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{files.id}: its weights cannot be loaded ({first_line(error)}).") from error
