@@ -12,8 +12,7 @@ from refusal_bench.metrics.geometry import MIN_RELIABILITY, cosines
 from refusal_bench.metrics.noise import disattenuated, moments
 from refusal_bench.metrics.statistics import nullable
 from refusal_bench.observation import Residuals
-from refusal_bench.record import Site
-from refusal_bench.record_causal import Depth, LayerGeometry
+from refusal_bench.record import Depth, LayerGeometry, Site
 
 APART_BELOW = 0.9
 """Two domains are apart where the data exclude this cosine and all above: a difference in kind, not in decimals."""
