@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.metrics.geometry import MIN_RELIABILITY, cosines
-from refusal_bench.metrics.noise import disattenuated, moments
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY
+from refusal_bench.metrics.cosines import cosines
+from refusal_bench.metrics.moments import moments
+from refusal_bench.metrics.noise import disattenuated
 from refusal_bench.metrics.statistics import nullable
 from refusal_bench.observation import Residuals
 from refusal_bench.record import Depth, LayerGeometry, Site
