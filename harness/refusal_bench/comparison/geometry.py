@@ -16,7 +16,7 @@ from scipy import stats
 from refusal_bench.comparison.comparability import common_tasks
 from refusal_bench.comparison.evidence import DimensionDifference, Dimensions, MeanDifference
 from refusal_bench.comparison.pairing import Measurement
-from refusal_bench.metrics.noise import Z95
+from refusal_bench.metrics.statistics import Z95
 from refusal_bench.record import CrossDomain, Geometry, Interval, Matrix, MatrixOfIntervals, Record
 
 ONE_DIRECTION = 0.9

@@ -11,17 +11,22 @@ from scipy import stats
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, long, ordered, same, shaped, symmetric
 from refusal_bench.metrics.statistics import holm, wilson_interval
-from refusal_bench.record import CausalMatrix, CrossDomain, Geometry, Matrix, Record, Subspace
-from refusal_bench.record_causal import (
+from refusal_bench.record import (
+    CausalMatrix,
+    CrossDomain,
     Curve,
     Dependence,
     Depth,
     DoseCurve,
     Effects,
+    Geometry,
+    Matrix,
     Mixed,
     Parts,
+    Record,
     ScoredRows,
     SiteEffect,
+    Subspace,
     TransferSummary,
 )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from refusal_bench.record import Record
-from refusal_bench.record_causal import Depth
+from refusal_bench.record import Depth, Record
 from refusal_bench.report import charts
 from refusal_bench.report.charts import Point, Series
 from refusal_bench.report.figure import Cell, Figure, cell, shown

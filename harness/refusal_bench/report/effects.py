@@ -5,8 +5,7 @@ These fields are optional in a record; every function here gives nothing where i
 
 from __future__ import annotations
 
-from refusal_bench.record import CrossDomain, Record
-from refusal_bench.record_causal import Dependence, Dose, Effects, Mixed, Parts, ScoredRows
+from refusal_bench.record import CrossDomain, Dependence, Dose, Effects, Mixed, Parts, Record, ScoredRows
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
 from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown

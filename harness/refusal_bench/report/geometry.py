@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from refusal_bench.metrics.geometry import SIGNIFICANT
+from refusal_bench.metrics.comparisons import SIGNIFICANT
 from refusal_bench.record import Geometry, Record, Spectrum
 from refusal_bench.report import charts, shapes
 from refusal_bench.report.charts import Dot, HeatCell
