@@ -74,7 +74,7 @@ def _causal_sentences(record: Record) -> list[str]:
         cross = results.cross_domain
         if cross.verdict:
             said.insert(0, cross.verdict)
-        share = words.off_diagonal_mean(cross.transfer)
+        share = words.mean_transfer(cross.transfer)
         left = mean(cross.controls.random.ablation.refusal_rate)
         if share is not None:
             said.append(f"By the refusal score, another domain's direction does {percent(share)} of what its own does.")
@@ -105,7 +105,7 @@ def tiles(record: Record) -> list[Tile]:
             _spectrum_tile(geometry),
         ]
     if cross is not None:
-        transfer = number(words.off_diagonal_mean(cross.transfer))
+        transfer = number(words.mean_transfer(cross.transfer))
         left = percent(mean(cross.controls.random.ablation.refusal_rate))
         found += [
             Tile("Transfer", transfer, "of the own drop, by another's direction"),
