@@ -8,6 +8,8 @@ from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Published, Record, Selection, Site
 
 DASH = "–"
+UNSOUND = "†"
+"""After the name of a domain for which no direction passed every filter."""
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -43,6 +45,16 @@ def visible(text: str) -> str:
 def quoted(tokens: Sequence[str]) -> str:
     """Tokens, each in quotes, so that spaces can be seen."""
     return "  ".join(f"“{visible(token)}”" for token in tokens)
+
+
+def shown(record: Record, names: Sequence[str]) -> list[str]:
+    """Names of domains as the report writes them: marked where no direction passed every filter."""
+    return [f"{name} {UNSOUND}" if name in unsound(record) else name for name in names]
+
+
+def unsound(record: Record) -> list[str]:
+    """Domains for which no direction passed every filter."""
+    return [name for name, task in record.results.tasks.items() if task.status != "ok"]
 
 
 def token_at(site: Site, model: Model) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from refusal_bench.record import Condition, Parity, Record, Served
-from refusal_bench.report.figure import Cell, Figure, cell, shown
-from refusal_bench.words import number
+from refusal_bench.report.figure import Cell, Figure, cell
+from refusal_bench.words import number, shown
 
 CONDITIONS = {"baseline": "nothing done", "ablated": "subspace ablated", "added": "vector added"}
 

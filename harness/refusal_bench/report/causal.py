@@ -5,9 +5,9 @@ from __future__ import annotations
 from refusal_bench.record import CausalMatrix, Control, CrossDomain, Interval, Record, Subspace
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
-from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
+from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import number, percent
+from refusal_bench.words import number, percent, shown
 
 Row = tuple[str, str, list[tuple[float | None, Interval | None, str]]]
 """Name, name in the record, and (rate, interval, what else is known) by domain evaluated."""

@@ -9,9 +9,9 @@ from refusal_bench.record import CrossDomain, Record
 from refusal_bench.record_causal import Dependence, Dose, Effects, Mixed, Parts, ScoredRows
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
-from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
+from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import number
+from refusal_bench.words import number, shown
 
 TABLES = (
     ("ablated_harmful", "Score of harmful prompts, row ablated", "change of the refusal score"),

@@ -14,7 +14,6 @@ from refusal_bench import words
 from refusal_bench.files import write_atomic
 from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Geometry, Record, Spectrum
-from refusal_bench.report.figure import UNSOUND, unsound
 from refusal_bench.report.sections import sections
 from refusal_bench.words import number, percent
 
@@ -47,8 +46,6 @@ def render(record: Record) -> str:
         findings=findings(record),
         tiles=tiles(record),
         sections=sections(record),
-        unsound=unsound(record),
-        UNSOUND=UNSOUND,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         hash=b64encode(sha256(script.encode()).digest()).decode(),
