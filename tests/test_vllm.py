@@ -64,7 +64,7 @@ def prompts(both):
 def interventions(model):
     directions = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(1))
     subspace = Ablate.span(torch.randn(8, model.d_model, generator=torch.Generator().manual_seed(2)))
-    return {"none": None, "each": Ablate.each(directions), "span": subspace, "add": Add(directions, 2)}
+    return {"none": None, "each": Ablate.each(directions), "span": subspace, "add": Add.at(directions, 2)}
 
 
 @pytest.mark.parametrize("kind", ["none", "each", "span", "add"])
@@ -165,7 +165,7 @@ def test_parity_fails_where_decoders_are_hooked_at_the_wrong_layer(both, prompts
     install = vllm_hooks.install
 
     def elsewhere(model, intervention):
-        install(model, Add(intervention.vectors, 0) if isinstance(intervention, Add) else intervention)
+        install(model, Add.at(intervention.vectors, 0) if isinstance(intervention, Add) else intervention)
 
     monkeypatch.setattr(vllm_hooks, "install", elsewhere)
     assert check_parity(hf, vllm, prompts).reason.startswith("added: log-probabilities differ")

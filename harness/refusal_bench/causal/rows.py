@@ -110,7 +110,7 @@ def plan(
         what = stacked_ablation(list(everything.values()))
         batches.append(Batch("ablated_harmless", "harmless", tuple(everything), what))
     if added:
-        adding = Add(torch.stack(list(added.values())), directions.layer)
+        adding = Add.at(torch.stack(list(added.values())), directions.layer)
         batches.append(Batch("added_harmless", "harmless", tuple(added), adding))
     own_batches = {name: _own_batches(directions, i, name) for i, name in enumerate(names)} if cross else {}
     return Interventions(
@@ -135,7 +135,7 @@ def _own_batches(directions: Directions, domain: int, name: str) -> tuple[Batch,
     vector, layer = directions.own[name]
     both = stacked_ablation([torch.stack([directions.shared, directions.common[domain]])])
     doses = torch.tensor(COEFFICIENTS, dtype=vector.dtype)
-    adding = Add(doses[:, None] * vector, layer)
+    adding = Add.at(doses[:, None] * vector, layer)
     ablating, affine = Ablate.partly(vector, SHARES), Ablate.to_mean(vector, directions.own_harmless[name])
     added, ablated = tuple(map(str, COEFFICIENTS)), tuple(map(str, SHARES))
     labels: tuple[Literal["harmful", "harmless"], ...] = ("harmful", "harmless")
