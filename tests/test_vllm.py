@@ -39,8 +39,7 @@ FAMILIES = {
 def save(folder, family):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "SHAPE", tiny.SHAPE | SHAPE)
-        model, config, _ = tiny.FAMILIES[family]
-        patch.setitem(tiny.FAMILIES, family, (model, config, FAMILIES[family]))
+        patch.setitem(tiny.ARCHITECTURES, family, (tiny.ARCHITECTURES[family][0], FAMILIES[family]))
         return tiny.save_tiny(folder, family)
 
 
@@ -49,7 +48,8 @@ def both(request, tmp_path_factory):
     """Hook backend and started engine on one tiny model."""
     from refusal_bench.backends.vllm import VllmBackend
 
-    hf = HookBackend(load_model(RunConfig(model=str(save(tmp_path_factory.mktemp("models") / "m", request.param)))))
+    folder = save(tmp_path_factory.mktemp("models") / "m", request.param)
+    hf = HookBackend(load_model(RunConfig(model=str(folder), dtype="float32")))
     vllm = VllmBackend(hf.model, hf.counters, longest=200)
     vllm.start()
     yield hf, vllm
