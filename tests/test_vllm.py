@@ -164,8 +164,8 @@ def test_parity_fails_where_decoders_are_hooked_at_the_wrong_layer(both, prompts
     hf, vllm = both
     install = vllm_hooks.install
 
-    def elsewhere(model, intervention):
-        install(model, Add(intervention.vectors, 0) if isinstance(intervention, Add) else intervention)
+    def elsewhere(model, intervention, names):
+        install(model, Add(intervention.vectors, 0) if isinstance(intervention, Add) else intervention, names)
 
     monkeypatch.setattr(vllm_hooks, "install", elsewhere)
     assert check_parity(hf, vllm, prompts).reason.startswith("added: log-probabilities differ")
