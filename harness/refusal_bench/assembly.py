@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refusal_bench import causal
-from refusal_bench.config import MAX_UNSCORED_SHARE, RunConfig
+from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS, RunConfig
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.geometry import SEVERAL, reliability
 from refusal_bench.metrics.judging import panel_agreement
@@ -216,6 +216,8 @@ def _unscored(job: Job, results: Results) -> tuple[int, int]:
         for row, condition in result.refusal
         if row != "ablated_harmful" or job.domains[name].generate
     ]
+    if results.over_refusal is not None:
+        conditions += [condition for _, condition in results.over_refusal.refusal]
     return sum(c.n_unscored for c in conditions), sum(c.n for c in conditions)
 
 
@@ -258,7 +260,7 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
                 f"{name}: ablating random directions moves the refusal score beyond its interval; the model is fragile "
                 "to any ablation here, so an effect must be judged against the random control"
             )
-    for section in ("layers", "cross_domain", "subspace"):
+    for section in SECTIONS:
         if not job.has(section):
             reason = "left out by --sections" if section not in job.config.sections else "needs at least two tasks"
             found.append(f"{section}: null, {reason}")

@@ -535,9 +535,11 @@ class Parity(Frozen):
     n_prompts: int
     """Prompts compared, of different lengths."""
     tolerance: float
-    """Largest difference allowed, nats."""
+    """Largest `mean_abs_diff` allowed, nats; where that is null, largest `max_abs_diff`."""
     max_abs_diff: dict[str, float | None]
     """Largest difference (nats) unmodified, with a subspace ablated, and with a vector added; null: infinite."""
+    mean_abs_diff: dict[str, float | None] | None = None
+    """The same as a mean over a prompt's most likely tokens, of the prompt where it is largest."""
 
 
 class ServedTask(Frozen):
@@ -565,6 +567,39 @@ class Served(Frozen):
     """By task name."""
 
 
+class Proportion(Frozen):
+    """A share with what it is a share of."""
+
+    k: int
+    """Successes."""
+    n: int
+    """Out of."""
+    value: float | None
+    """k / n; null for n = 0."""
+    ci95: Interval | None
+    """Wilson interval."""
+
+
+class OverRefusal(Frozen):
+    """Safe prompts that look dangerous (`harmless`) and unsafe contrasts (`harmful`), under the domains' shared
+    direction: the mean of their unit directions at the common site, added with their mean norm."""
+
+    version: str
+    """Version of the task `over_refusal`."""
+    sha256: str
+    """SHA-256 over its checksums."""
+    layer: int
+    """Layer of the common site, where the direction is added."""
+    held_out_ids: HeldOutIds
+    """Prompt ids behind labels and scores."""
+    types: dict[str, list[str]]
+    """By label, why each prompt looks dangerous, in the same order."""
+    refusal: Refusal
+    """Refusal by condition."""
+    by_type: dict[str, dict[str, Proportion]]
+    """Refusals among scored completions, by type and condition."""
+
+
 class Results(Frozen):
     """Everything measured."""
 
@@ -582,6 +617,8 @@ class Results(Frozen):
     """Geometry of every layer; null for one domain or if the section `layers` was left out."""
     site_effect: SiteEffect | None = None
     """What comparing directions of different layers does to the cosines; null where geometry is."""
+    over_refusal: OverRefusal | None = None
+    """Null if the section was left out and in records of before 0.4."""
     parity: Parity | None = None
     """For `--baseline-backend vllm`."""
     served: Served | None = None
@@ -642,19 +679,6 @@ class Cost(Frozen):
     """Most rows in a batch at the end of the run: halved whenever memory ran out."""
     tokens_per_batch: int | None = None
     """Most tokens in a batch without decoding, likewise."""
-
-
-class Proportion(Frozen):
-    """A share with what it is a share of."""
-
-    k: int
-    """Successes."""
-    n: int
-    """Out of."""
-    value: float | None
-    """k / n; null for n = 0."""
-    ci95: Interval | None
-    """Wilson interval."""
 
 
 class JudgeCalibration(Frozen):

@@ -26,6 +26,7 @@ def sections(record: Record) -> list[Section]:
     """All of them, in reading order."""
     domain_figures = [
         behaviour.refusal_figure(record),
+        behaviour.over_refusal_figure(record),
         behaviour.directions_figure(record),
         behaviour.selection_figure(record),
     ]
