@@ -30,6 +30,7 @@ from refusal_bench.causal.mixed import MixedPrompts, measure_mixed, mixed_task, 
 from refusal_bench.causal.mixed import mixed as summarise_mixed
 from refusal_bench.causal.orderings import greedy_order
 from refusal_bench.config import RunConfig
+from refusal_bench.damage import neutral_losses
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.judges import Judge, load_judge
@@ -151,11 +152,12 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
         curves = describe_layers(job, tokens["tokens"], residuals, sites)
         held_out = measure(job, tokens["tokens"], residuals, sites)
+        neutral = measure_neutral(job, residuals, sites)
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
                 name: task_result(
-                    config, domain, status[name], sites, name, column, residuals, curves.get(name), judged
+                    config, domain, status[name], sites, name, column, residuals, curves.get(name), judged, neutral
                 )
                 for (name, domain), column in zip(domains.items(), held_out.columns.values(), strict=True)
             },
@@ -320,6 +322,19 @@ def measure_mixtures(
             job.backend.counters,
         )
     return summarise_mixed(found, prompts, interventions, columns, job.config.sizes.n_bootstrap, job.config.seed)
+
+
+def measure_neutral(job: Job, residuals: Residuals, sites: Sites) -> dict[str, Any]:
+    """Stage 4d: loss on neutral text with each domain's direction ablated and added."""
+    own = {
+        name: (torch.from_numpy(residuals.vector_at(name, x.site)).float(), x.site.layer)
+        for name, x in sites.own.items()
+    }
+    with job.reporter.stage("neutral text", 1):
+        found: dict[str, Any] = job.folder.stage(
+            "damage", lambda: neutral_losses(job.backend, own), job.backend.counters
+        )
+    return found
 
 
 def measure_refusal_of_safe(

@@ -265,13 +265,51 @@ class Reliability(Frozen):
     """Random splits."""
 
 
+class Proportion(Frozen):
+    """A share with what it is a share of."""
+
+    k: int
+    """Successes."""
+    n: int
+    """Out of."""
+    value: float | None
+    """k / n; null for n = 0."""
+    ci95: Interval | None
+    """Wilson interval."""
+
+
+class NeutralLoss(Frozen):
+    """Cross-entropy (nats a token) on passages of plain English, without a chat template."""
+
+    n_passages: int
+    """Passages."""
+    n_tokens: int
+    """Tokens predicted."""
+    baseline: float
+    """Mean over passages, no intervention."""
+    ablated_rise: float
+    """Mean rise with the domain's direction ablated everywhere."""
+    ablated_rise_ci95: Interval
+    """Percentile bootstrap over passages."""
+    added_rise: float
+    """Mean rise with its difference in means added once at the direction's layer."""
+    added_rise_ci95: Interval
+    """Percentile bootstrap over passages."""
+
+
 class Damage(Frozen):
-    """What ablation breaks."""
+    """What the interventions break; without another word, ablation."""
 
     kl_harmless: float | None
     """KL in nats, first answer token, held-out harmless prompts."""
     loss_delta: float | None
     """Rise of the cross-entropy (nats a token) on the model's own answers to held-out harmless prompts."""
+    kl_added: float | None = None
+    """KL in nats, first answer token, held-out harmless prompts, with the difference in means added."""
+    neutral: NeutralLoss | None = None
+    """Loss on neutral text; null where the tokenizer knows none of it and in records of before 0.4."""
+    degenerate: dict[str, Proportion] | None = None
+    """By condition of `refusal`, completions judged degenerate (G) among those scored."""
 
 
 class TaskResult(Frozen):
@@ -565,19 +603,6 @@ class Served(Frozen):
     """Requests sent, repeated ones included."""
     tasks: dict[str, ServedTask]
     """By task name."""
-
-
-class Proportion(Frozen):
-    """A share with what it is a share of."""
-
-    k: int
-    """Successes."""
-    n: int
-    """Out of."""
-    value: float | None
-    """k / n; null for n = 0."""
-    ci95: Interval | None
-    """Wilson interval."""
 
 
 class OverRefusal(Frozen):

@@ -95,7 +95,26 @@ def _task_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
     yield from _layer_faults(f"{where}.layers", task, model)
     yield from in_range(f"{where}.reliability.split_half", task.reliability.split_half, high=1)
     yield from ordered(f"{where}.reliability.split_half_ci95", task.reliability.split_half_ci95, high=1)
-    yield from in_range(f"{where}.damage.kl_harmless", task.damage.kl_harmless, 0)
+    yield from _damage_faults(f"{where}.damage", task)
+
+
+def _damage_faults(where: str, task: TaskResult) -> Iterator[str]:
+    damage, neutral, refusal = task.damage, task.damage.neutral, dict(task.refusal)
+    yield from in_range(f"{where}.kl_harmless", damage.kl_harmless, 0)
+    yield from in_range(f"{where}.kl_added", damage.kl_added, 0)
+    for name, share in (damage.degenerate or {}).items():
+        if name not in refusal:
+            yield f"{where}.degenerate has no condition {name}"
+            continue
+        labels = refusal[name].labels
+        yield from same(f"{where}.degenerate.{name}.k", share.k, labels.count("G"))
+        yield from same(f"{where}.degenerate.{name}.n", share.n, derive.n_scored(labels))
+        yield from same(f"{where}.degenerate.{name}.value", share.value, share.k / share.n if share.n else None)
+    if neutral is not None:
+        yield from in_range(f"{where}.neutral.baseline", neutral.baseline, 0)
+        for name in ("ablated", "added"):
+            interval = getattr(neutral, f"{name}_rise_ci95")
+            yield from ordered(f"{where}.neutral.{name}_rise_ci95", interval)
 
 
 def _served_faults(where: str, served: Served, tasks: Mapping[str, TaskResult]) -> Iterator[str]:

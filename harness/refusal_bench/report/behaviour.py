@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
 from refusal_bench.record import Condition, Proportion, Record
 from refusal_bench.report.charts import Dot, forest
 from refusal_bench.report.figure import Cell, Figure, cell, shown, words
@@ -71,53 +69,6 @@ def refusal_figure(record: Record) -> Figure:
     )
     header = ["domain", *conditions.values(), "harmful prompts scored"]
     return Figure("refusal", "Refusal on held-out prompts", caption, panels, header, table, wide=True)
-
-
-def over_refusal_figure(record: Record) -> Figure | None:
-    """Refusal of safe prompts that look dangerous, and of unsafe contrasts, by type."""
-    found = record.results.over_refusal
-    if found is None:
-        return None
-    whole = {name: _proportion(condition) for name, condition in found.refusal}
-    by_type = {"all types": whole, **{kind.replace("_", " "): rates for kind, rates in found.by_type.items()}}
-
-    def drawn(conditions: dict[str, tuple[str, str]], what: str) -> Markup:
-        rows = [
-            (
-                kind,
-                [
-                    _share_dot(rates[name], style, f"{kind}, {what}, {title}")
-                    for name, (title, style) in conditions.items()
-                ],
-            )
-            for kind, rates in by_type.items()
-        ]
-        keys = [(style, title) for title, style in conditions.values()]
-        return forest(f"Refusal of {what} prompts by type", rows, keys, f"{what} prompts refused %", (0, 1))
-
-    columns = [(name, title, "safe") for name, (title, _) in HARMLESS.items()]
-    columns += [(name, title, "unsafe") for name, (title, _) in HARMFUL.items()]
-    table = [
-        [Cell(kind), *(cell(rates[name].value, rates[name].ci95, share=True) for name, _, _ in columns)]
-        for kind, rates in by_type.items()
-    ]
-    safe, unsafe = whole["baseline_harmless"].n, whole["baseline_harmful"].n
-    caption = (
-        f"{safe} safe prompts that look dangerous, which should be answered, and {unsafe} unsafe contrasts. The "
-        f"direction is the one that the domains share, added at layer {found.layer}. Lines are 95 % intervals."
-    )
-    header = ["type", *(f"{what}, {title}" for _, title, what in columns)]
-    panels = [drawn(HARMLESS, "safe"), drawn(HARMFUL, "unsafe")]
-    return Figure("over-refusal", "Over-refusal by type", caption, panels, header, table, wide=True)
-
-
-def _proportion(condition: Condition) -> Proportion:
-    n = condition.n - condition.n_unscored
-    return Proportion(k=condition.labels.count("R"), n=n, value=condition.rate, ci95=condition.ci95)
-
-
-def _share_dot(share: Proportion, style: str, what: str) -> Dot:
-    return Dot(share.value, share.ci95, style, f"{what}: {_share(share)}")
 
 
 def _dot(condition: Condition, style: str, what: str) -> Dot:
@@ -216,15 +167,15 @@ def judge_figure(record: Record) -> Figure | None:
     else:
         part = f", part {measured.part}" if measured.part else ""
         notes.append(
-            f"On {measured.n} labelled completions{part}: precision {_share(measured.precision)}, recall "
-            f"{_share(measured.recall)}, Cohen's kappa {said(measured.kappa, *measured.kappa_ci95)}, "
-            f"{measured.n_unscored} unscored; of those scored, sensitivity {_share(measured.sensitivity)}, specificity "
-            f"{_share(measured.specificity)}."
+            f"On {measured.n} labelled completions{part}: precision {share_text(measured.precision)}, recall "
+            f"{share_text(measured.recall)}, Cohen's kappa {said(measured.kappa, *measured.kappa_ci95)}, "
+            f"{measured.n_unscored} unscored; of those scored, sensitivity {share_text(measured.sensitivity)}, "
+            f"specificity {share_text(measured.specificity)}."
         )
     if judge.agreement is not None:
         panel = judge.agreement
         notes.append(
-            f"Panel of {', '.join(panel.judges)}: one letter on {_share(panel.unanimous)}, Fleiss' kappa "
+            f"Panel of {', '.join(panel.judges)}: one letter on {share_text(panel.unanimous)}, Fleiss' kappa "
             f"{number(panel.kappa)} (n = {panel.n})."
         )
     conditions = {**HARMFUL, **HARMLESS}
@@ -245,5 +196,6 @@ def judge_figure(record: Record) -> Figure | None:
     return Figure("judge", "The judge's error", caption, [], header, rows, wide=True, notes=notes)
 
 
-def _share(of: Proportion) -> str:
+def share_text(of: Proportion) -> str:
+    """A share with its interval and counts, in words."""
     return f"{said(of.value, *(of.ci95 or ()), share=True)} ({of.k} of {of.n})"
