@@ -183,17 +183,23 @@ def test_addition_is_exact_and_leaves_the_layers_before_alone(model, backend, pr
     def add(_, args, output):
         return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
 
-    found = backend.logits(prompts, KEEP, Add(vector[None], layer))[0]
+    found = backend.logits(prompts, KEEP, Add.at(vector[None], layer))[0]
     handle = block.register_forward_hook(add)
     expected = torch.stack([last_logits(model.module, prompt) for prompt in prompts])
     handle.remove()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     shares = torch.linspace(0, 1, BRANCHED)
-    branched = backend.logits(prompts, KEEP, Add(shares[:, None] * vector, layer))
+    branched = backend.logits(prompts, KEEP, Add.at(shares[:, None] * vector, layer))
     torch.testing.assert_close(branched[-1], expected, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(branched[0], backend.logits(prompts, KEEP)[0], atol=1e-4, rtol=1e-3)
+    n_layers = len(model.structure.blocks)
+    layers = tuple(place % n_layers for place in range(3, 3 + BRANCHED))  # neither sorted nor each one once
+    branched = backend.logits(prompts, KEEP, Add(shares[:, None] * vector, layers))
+    for one in range(BRANCHED):
+        alone = backend.logits(prompts, KEEP, Add.at(shares[one] * vector[None], layers[one]))[0]
+        torch.testing.assert_close(branched[one], alone, atol=1e-4, rtol=1e-3)
     streams = []
-    for intervention in (None, Add(vector[None], layer)):
+    for intervention in (None, Add.at(vector[None], layer)):
         with torch.inference_mode(), intervening(model.structure, intervention) as rows:
             rows.variant = torch.zeros(1, dtype=torch.long)
             with reading(model.structure) as stream:

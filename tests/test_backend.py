@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_ablation_removes_the_direction_from_the_whole_stream(model):
 
 def test_addition_changes_the_stream_entering_its_layer_only(model, backend, prompts):
     vectors = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(2))
-    found = backend.logits(prompts, KEEP, Add(vectors, layer=2))
+    found = backend.logits(prompts, KEEP, Add.at(vectors, layer=2))
     for variant, vector in enumerate(vectors):
         sites = [(model.structure.blocks[2], True, lambda x, v=vector: x + v)]
         expected = torch.stack([plain(model, prompt, sites) for prompt in prompts])
@@ -122,7 +123,7 @@ def test_completions_equal_uncached_greedy_decoding_with_the_intervention_at_eve
             [(block, True, project) for block in model.structure.blocks]
             + [(writer, False, project) for writer in model.structure.writers],
         ),
-        "add": (Add(direction, 1), [(model.structure.blocks[1], True, lambda x: x + direction[0])]),
+        "add": (Add.at(direction, 1), [(model.structure.blocks[1], True, lambda x: x + direction[0])]),
     }[kind]
     for prompt, completion in zip(prompts, backend.complete(prompts, 7, KEEP, what)[0], strict=True):
         ids = list(prompt)
@@ -140,15 +141,27 @@ def test_a_completion_stops_where_it_is_decided(backend, prompts):
     assert [c.tokens for c in short] == [c.tokens[:3] for c in full]
 
 
-def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts):
-    answer = (40, 41, 42)
-    found = backend.answer_loss(prompts[:2], [answer, answer[:2]])
-    for i, target in enumerate((answer, answer[:2])):
-        ids = [*prompts[i], *target]
-        with torch.inference_mode():
-            logits = model.module(torch.tensor([ids])).logits[0, -len(target) - 1 : -1]
+@pytest.mark.parametrize("n_variants", [0, 3])
+def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts, n_variants):
+    add = Add.at(torch.randn(n_variants, model.d_model), 1) if n_variants else None
+    answers = [(40, 41, 42), (40, 41), *[(43,)] * (len(prompts) - 2)]
+    found = backend.answer_loss(prompts, answers, add)
+    assert found.shape == (max(1, n_variants), len(prompts))
+    for variant, (i, target) in itertools.product(range(len(found)), enumerate(answers)):
+        what = add.take(variant, variant + 1) if add else None
+        with torch.inference_mode(), intervening(model.structure, what) as rows:
+            rows.variant = torch.zeros(1, dtype=torch.long)
+            logits = model.module(torch.tensor([[*prompts[i], *target]])).logits[0, -len(target) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
-        assert found[0, i] == pytest.approx(float(expected), abs=1e-4)
+        assert found[variant, i] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_completions_under_additions_at_several_layers_are_those_of_each_alone(model, backend, prompts):
+    add = Add(8 * torch.randn(3, model.d_model), (2, 0, 1))
+    together = backend.complete(prompts, 4, KEEP, add)
+    for variant, found in enumerate(together):
+        alone = backend.complete(prompts, 4, KEEP, add.take(variant, variant + 1))[0]
+        assert [c.tokens for c in found] == [c.tokens for c in alone]
 
 
 def test_the_model_is_bit_identical_after_an_intervention_and_after_an_exception(model, backend, prompts):
@@ -161,7 +174,7 @@ def test_the_model_is_bit_identical_after_an_intervention_and_after_an_exception
         raise KeyError("in the middle")
 
     with pytest.raises(KeyError):
-        backend.logits(prompts, fail, Add(direction, 1))
+        backend.logits(prompts, fail, Add.at(direction, 1))
     with pytest.raises(KeyError):
         backend.residuals(prompts, model.template.positions, lambda i, x: None, fail)
     assert torch.equal(backend.logits(prompts, KEEP), before)
@@ -208,9 +221,9 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path):
 def test_many_vectors_at_one_layer_share_the_layers_below_it_and_change_nothing(model, backend, prompts):
     vectors = torch.randn(7, model.d_model, generator=torch.Generator().manual_seed(6))
     before = backend.counters.tokens
-    found = backend.logits(prompts, KEEP, Add(vectors, layer=2))
+    found = backend.logits(prompts, KEEP, Add.at(vectors, layer=2))
     spent = backend.counters.tokens - before
-    one_by_one = torch.cat([backend.logits(prompts, KEEP, Add(vector[None], layer=2)) for vector in vectors])
+    one_by_one = torch.cat([backend.logits(prompts, KEEP, Add.at(vector[None], layer=2)) for vector in vectors])
     torch.testing.assert_close(found, one_by_one, atol=5e-5, rtol=1e-3)
     assert spent < len(vectors) * sum(map(len, prompts))
     for prompt, expected in zip(prompts, backend.logits(prompts, KEEP)[0], strict=True):

@@ -12,9 +12,11 @@ from refusal_bench.calibration.activation_worlds import HARMFULNESS, WORLDS, Act
 from refusal_bench.calibration.calibrate import ALL, WorldResult, calibrate, to_json
 from refusal_bench.calibration.table import markdown
 from refusal_bench.cli import app
+from refusal_bench.metrics import comparisons, contrast
 from refusal_bench.metrics import geometry as geometry_module
-from refusal_bench.metrics.geometry import MIN_RELIABILITY, SIGNIFICANT
-from refusal_bench.metrics.noise import disattenuated, moments, p_same
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY, SIGNIFICANT
+from refusal_bench.metrics.moments import moments
+from refusal_bench.metrics.noise import disattenuated, p_same
 from refusal_bench.metrics.statistics import holm, wilson_interval
 from refusal_bench.record import TopicControl
 from typer.testing import CliRunner
@@ -139,11 +141,11 @@ SABOTAGE = [
     ("intervals", module, "disattenuated", raw),
     ("intervals", module, "disattenuated", lambda found: disattenuated(found, 0.6)),
     ("topic_confound", geometry_module, "topic_control", no_flags),
-    ("shared_negatives", geometry_module, "shared_prompts", lambda harmless: False),
+    ("shared_negatives", contrast, "shared_prompts", lambda harmless: False),
     ("study", geometry_module, "p_same", lambda found, n_draws, rng: np.ones_like(found.products)),
     ("single", geometry_module, "p_same", lambda found, n_draws, rng: np.full_like(found.products, 1e-4)),
     ("cone", geometry_module, "n_components", lambda p_values: 5),
-    ("harm_vs_refusal", geometry_module, "SIGNIFICANT", 0.0),
+    ("harm_vs_refusal", comparisons, "SIGNIFICANT", 0.0),
 ]
 
 
@@ -221,5 +223,5 @@ def test_unfair_contrasts_are_flagged_and_fair_ones_are_not(name, flagged):
     flags = []
     for seed in range(300):
         drawn = WORLDS[name].draw(48, np.random.default_rng(seed)).values()
-        flags.append(bool(geometry_module.topic_control([d.harmful for d in drawn], [d.harmless for d in drawn]).flags))
+        flags.append(bool(contrast.topic_control([d.harmful for d in drawn], [d.harmless for d in drawn]).flags))
     assert np.mean(flags) >= 0.9 if flagged else np.mean(flags) <= 0.05

@@ -292,7 +292,7 @@ def test_rows_without_text_are_the_controls_and_parts_that_they_are_called():
 def test_doses_are_multiples_of_the_domains_own_direction():
     found = planned()
     added, ablated = batch(found, "dose_added_harmless", "weapons"), batch(found, "dose_ablated_harmful", "weapons")
-    assert added.what.layer == 2
+    assert set(added.what.layers) == {2}
     for row, vector in zip(added.rows, added.what.vectors, strict=True):
         torch.testing.assert_close(vector, float(row) * VECTORS[2])
     for i, row in enumerate(ablated.rows):

@@ -22,8 +22,7 @@ from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.mantel import mantel
 from refusal_bench.models.loading import load_model
 from refusal_bench.observation import Residuals
-from refusal_bench.record import Site
-from refusal_bench.record_causal import LayerGeometry
+from refusal_bench.record import LayerGeometry, Site
 from scipy import stats
 from tiny import save_tiny
 
@@ -329,7 +328,7 @@ def test_on_a_model_twice_is_once_a_basis_does_not_matter_and_what_is_added_can_
     torch.testing.assert_close(again, once, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(mixed, once, atol=1e-4, rtol=1e-3)
     plain = backend.logits(prompts, keep)[0]
-    added = Add(torch.stack([directions[0], directions[0] - directions[0]]), 2)
+    added = Add.at(torch.stack([directions[0], directions[0] - directions[0]]), 2)
     moved = backend.logits(prompts, keep, added)
     assert (moved[0] - plain).abs().max() > 1e-3
     torch.testing.assert_close(moved[1], plain, atol=1e-5, rtol=1e-4)

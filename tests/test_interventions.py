@@ -81,9 +81,9 @@ def test_a_span_is_orthonormal_and_counts_its_dimensions():
 @given(SEEDS, WIDTHS, st.integers(0, 3))
 def test_adding_then_subtracting_restores(seed, width, layer):
     vector, x = normal(seed, 1, width), normal(seed + 1, 2, 3, width)
-    moved = Add(vector, layer).apply(x, one(2))
+    moved = Add.at(vector, layer).apply(x, one(2))
     torch.testing.assert_close(moved - x, vector.expand(2, 3, width), atol=1e-12, rtol=0)
-    torch.testing.assert_close(Add(-vector, layer).apply(moved, one(2)), x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(Add.at(-vector, layer).apply(moved, one(2)), x, atol=1e-12, rtol=0)
 
 
 @FAST
@@ -92,7 +92,7 @@ def test_each_row_gets_its_own_variant(seed, variants):
     directions, x = normal(seed, 3, 7), normal(seed + 1, len(variants), 2, 7)
     for many, single in (
         (Ablate.each(directions), lambda v: Ablate.each(directions[v : v + 1])),
-        (Add(directions, 1), lambda v: Add(directions[v : v + 1], 1)),
+        (Add.at(directions, 1), lambda v: Add.at(directions[v : v + 1], 1)),
     ):
         together = many.apply(x, torch.tensor(variants))
         for row, variant in enumerate(variants):
@@ -103,15 +103,15 @@ def test_each_row_gets_its_own_variant(seed, variants):
 
 
 def test_length_and_layer_survive_taking_variants():
-    ablate, add = Ablate.each(normal(0, 5, 4)), Add(normal(0, 5, 4), layer=3)
+    ablate, add = Ablate.each(normal(0, 5, 4)), Add.at(normal(0, 5, 4), layer=3)
     assert (len(ablate), len(ablate.take(1, 3))) == (5, 2)
-    assert (len(add), len(add.take(1, 3)), add.take(1, 3).layer) == (5, 2, 3)
+    assert (len(add), len(add.take(1, 3)), add.take(1, 3).layers) == (5, 2, (3, 3))
 
 
 def test_the_stream_is_not_changed_in_place_and_keeps_its_dtype():
     x = normal(0, 2, 3, 8, dtype=torch.bfloat16)
     before = x.clone()
-    for intervention in (Ablate.each(normal(1, 1, 8)), Add(normal(1, 1, 8), 0)):
+    for intervention in (Ablate.each(normal(1, 1, 8)), Add.at(normal(1, 1, 8), 0)):
         assert intervention.apply(x, one(2)).dtype == torch.bfloat16
         assert torch.equal(x, before)
 
@@ -141,5 +141,5 @@ def test_a_direction_that_is_none_is_refused(build, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_vector_that_is_not_finite_is_not_added(value):
     with pytest.raises(ValueError, match="NaN or infinity"):
-        Add(torch.tensor([[1.0, value]]), 0)
-    Add(torch.zeros(1, 2), 0)
+        Add.at(torch.tensor([[1.0, value]]), 0)
+    Add.at(torch.zeros(1, 2), 0)

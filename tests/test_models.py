@@ -313,7 +313,7 @@ class TestDemoWeights:
     def test_a_plan_does_not_fetch_it(self):
         from refusal_bench.planning import describe_plan
 
-        facts = dict(describe_plan(RunConfig(model="demo", tasks="fraud")))
+        facts = dict(describe_plan(RunConfig(model="demo", tasks="fraud", dtype="float32")))
         assert "not on this machine yet" in facts["tokens"]
         assert "0.5 GB of it weights" in facts["memory"]
         assert self.commands == []

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from refusal_bench.calibration.activation_worlds import two_directions
 from refusal_bench.calibration.calibrate import coverage
-from refusal_bench.metrics.geometry import cosines, spectrum
+from refusal_bench.metrics.cosines import cosines, spectrum
+from refusal_bench.metrics.moments import moments
 from refusal_bench.metrics.noise import (
-    Z95,
     component_p_values,
     disattenuated,
     draw_same,
     draw_with_rank,
-    moments,
     n_components,
     p_same,
 )
+from refusal_bench.metrics.statistics import Z95
 
 OWNER_20 = np.repeat([0, 1], 20)
 

@@ -63,7 +63,7 @@ def test_addition_adds_exactly_the_vector(quantised):
     block = quantised.structure.blocks[2]
     handle = block.input_layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     try:
-        for intervention in (None, Add(vector, 2)):
+        for intervention in (None, Add.at(vector, 2)):
             backend.logits([PROMPTS[1]], lambda logits, _: logits, intervention)
     finally:
         handle.remove()

@@ -49,7 +49,7 @@ def textbook(backend, vectors, positions, data):
             vector = vectors[place, layer]
             if vector.norm() == 0:
                 continue
-            ablate, add = Ablate.each(vector[None]), Add(vector[None], layer)
+            ablate, add = Ablate.each(vector[None]), Add.at(vector[None], layer)
             bypass = refusal_score(backend.logits(data.harmful, keep, ablate)[0], data.refusal_tokens).mean()
             induce = refusal_score(backend.logits(data.harmless, keep, add)[0], data.refusal_tokens).mean()
             kl = kl_divergence(base, backend.logits(data.harmless, keep, ablate)[0]).mean()

@@ -64,7 +64,7 @@ def prompts(both):
 def interventions(model):
     directions = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(1))
     subspace = Ablate.span(torch.randn(8, model.d_model, generator=torch.Generator().manual_seed(2)))
-    return {"none": None, "each": Ablate.each(directions), "span": subspace, "add": Add(directions, 2)}
+    return {"none": None, "each": Ablate.each(directions), "span": subspace, "add": Add.at(directions, 2)}
 
 
 @pytest.mark.parametrize("kind", ["none", "each", "span", "add"])
@@ -165,7 +165,7 @@ def test_parity_fails_where_decoders_are_hooked_at_the_wrong_layer(both, prompts
     install = vllm_hooks.install
 
     def elsewhere(model, intervention, names):
-        install(model, Add(intervention.vectors, 0) if isinstance(intervention, Add) else intervention, names)
+        install(model, Add.at(intervention.vectors, 0) if isinstance(intervention, Add) else intervention, names)
 
     monkeypatch.setattr(vllm_hooks, "install", elsewhere)
     assert check_parity(hf, vllm, prompts).reason.startswith("added: log-probabilities differ")
@@ -257,7 +257,7 @@ def test_parity_in_half_precision_passes_and_still_tells_a_wrong_layer(tmp_path,
     install = vllm_hooks.install
 
     def a_layer_late(model, what, names):
-        install(model, Add(what.vectors, what.layer + 1) if isinstance(what, Add) else what, names)
+        install(model, Add.at(what.vectors, what.layers[0] + 1) if isinstance(what, Add) else what, names)
 
     try:
         found = check_parity(hf, vllm, prompts)

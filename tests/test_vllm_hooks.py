@@ -94,7 +94,7 @@ def test_every_write_loses_the_subspace_and_nothing_else(model, by_name):
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_the_vector_is_added_once_to_the_stream_entering_its_layer(model, layer):
     vector = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
-    vllm_hooks.install(model, Add(vector[None], layer), model.names)
+    vllm_hooks.install(model, Add.at(vector[None], layer), model.names)
     found = model(EMBEDDED)
     assert vllm_hooks.remove(model) == [5]
     torch.testing.assert_close(found, expected(model, enter=lambda index, x: x + vector if index == layer else x))
@@ -112,9 +112,9 @@ def test_removal_is_exact_and_leaves_no_hook(model):
 def test_an_unknown_layout_is_an_input_error(model):
     model.layers[0].forward = lambda x: x
     with pytest.raises(InputError, match="Block has no hidden_states"):
-        vllm_hooks.install(model, Add(torch.ones(1, WIDTH), 0), model.names)
+        vllm_hooks.install(model, Add.at(torch.ones(1, WIDTH), 0), model.names)
 
 
 def test_blocks_without_the_writers_are_an_input_error(model):
     with pytest.raises(InputError, match="no blocks with attention and feed_forward"):
-        vllm_hooks.install(model, Add(torch.ones(1, WIDTH), 0), ("attention", "feed_forward"))
+        vllm_hooks.install(model, Add.at(torch.ones(1, WIDTH), 0), ("attention", "feed_forward"))

@@ -68,13 +68,17 @@ def test_the_same_backend_passes_on_prompts_of_all_lengths(hf, prompts):
     assert len(set(lengths)) == 8
 
 
+def _one_later(add):
+    return Add(add.vectors, tuple(layer + 1 for layer in add.layers))
+
+
 @pytest.mark.parametrize(
     ("altered", "reason"),
     [
         (lambda what: None if isinstance(what, Ablate) else what, "ablated: log-probabilities differ"),
         (lambda what: Ablate(what.basis[:, 1:]) if isinstance(what, Ablate) else what, "ablated: log-prob"),
         (lambda what: None if isinstance(what, Add) else what, "added: log-probabilities differ"),
-        (lambda what: Add(what.vectors, what.layer + 1) if isinstance(what, Add) else what, "added: log-prob"),
+        (lambda what: _one_later(what) if isinstance(what, Add) else what, "added: log-prob"),
     ],
     ids=["no ablation", "one direction missing", "no addition", "another layer"],
 )

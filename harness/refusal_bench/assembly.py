@@ -17,7 +17,8 @@ from refusal_bench import causal
 from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS, RunConfig
 from refusal_bench.damage import neutral_loss
 from refusal_bench.judges import Judge
-from refusal_bench.metrics.geometry import SEVERAL, reliability
+from refusal_bench.metrics.comparisons import SEVERAL
+from refusal_bench.metrics.geometry import reliability
 from refusal_bench.metrics.judging import panel_agreement, proportion
 from refusal_bench.metrics.refusal import condition, finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts

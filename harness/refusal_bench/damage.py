@@ -36,13 +36,13 @@ def neutral_losses(backend: HookBackend, own: Mapping[str, tuple[Tensor, int]]) 
     first, rest = [ids[:1] for ids in passages], [ids[1:] for ids in passages]
 
     def losses(what: Ablate | Add | None) -> list[list[float]]:
-        return backend.answer_loss(first, rest, what).tolist()
+        variants = 1 if what is None else len(what)
+        return backend.answer_loss(first, rest, what).tolist() if passages else [[]] * variants
 
-    found: dict[str, Any] = {"baseline": losses(None)[0], "tokens": sum(map(len, rest))}
-    ablated = losses(Ablate.each(torch.stack([vector for vector, _ in own.values()])))
-    for (name, (vector, layer)), row in zip(own.items(), ablated, strict=True):
-        found[name] = {"ablated": row, "added": losses(Add(vector[None], layer))[0]}
-    return found
+    vectors, layers = torch.stack([vector for vector, _ in own.values()]), tuple(layer for _, layer in own.values())
+    rows = zip(own, losses(Ablate.each(vectors)), losses(Add(vectors, layers)), strict=True)
+    changed = {name: {"ablated": ablated, "added": added} for name, ablated, added in rows}
+    return {"baseline": losses(None)[0], "tokens": sum(map(len, rest)), **changed}
 
 
 def neutral_loss(found: Mapping[str, Any], name: str, n_bootstrap: int, seed: int) -> NeutralLoss | None:

@@ -64,12 +64,20 @@ class Ablate:
 
 @dataclass(frozen=True)
 class Add:
-    """Activation addition: x_l + v at the stream entering block `layer`, at every token (Arditi et al. 2024, eq. 3)."""
+    """Activation addition: x_l + v at the stream entering block l, at every token (Arditi et al. 2024, eq. 3)."""
 
     vectors: Float[Tensor, "variant d_model"]
-    layer: int
+    layers: tuple[int, ...]
+    """Block that each variant's vector is added before."""
+
+    @staticmethod
+    def at(vectors: Float[Tensor, "variant d_model"], layer: int) -> Add:
+        """Add every variant's vector at the same layer."""
+        return Add(vectors, (layer,) * len(vectors))
 
     def __post_init__(self) -> None:
+        if len(self.layers) != len(self.vectors):
+            raise ValueError(f"{len(self.vectors)} vectors cannot be added at {len(self.layers)} layers")
         if not torch.isfinite(self.vectors).all():
             raise ValueError("cannot add a vector that holds NaN or infinity")
 
@@ -78,7 +86,12 @@ class Add:
 
     def take(self, start: int, stop: int) -> Add:
         """Return the variants from `start` up to `stop`."""
-        return Add(self.vectors[start:stop], self.layer)
+        return Add(self.vectors[start:stop], self.layers[start:stop])
+
+    def entering(self, layer: int) -> Add:
+        """Return what is added at one layer: nothing for the variants of other layers."""
+        here = torch.tensor([own == layer for own in self.layers], device=self.vectors.device)
+        return Add.at(self.vectors * here[:, None], layer)
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x plus the vector of each row's variant. Out of place."""

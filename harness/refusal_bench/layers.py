@@ -29,11 +29,10 @@ def layer_curves(
     norms = vectors.norm(dim=1)
     alive = [layer for layer in range(len(vectors)) if norms[layer] > 1e-6 * norms.max()]
     bypass = scores(backend, data.harmful, data.refusal_tokens, Ablate.each(vectors[alive])).mean(dim=1).tolist()
-    induce = []
-    for layer in alive:
-        add = Add(vectors[layer][None], layer)
-        induce.append(float(scores(backend, data.harmless, data.refusal_tokens, add).mean()))
-        on_progress(1)
+    on_progress(len(alive))
+    add = Add(vectors[alive], tuple(alive))
+    induce = scores(backend, data.harmless, data.refusal_tokens, add).mean(dim=1).tolist()
+    on_progress(len(alive))
     unit = torch.nn.functional.normalize(vectors, dim=1)
     curves = []
     for layer in range(len(vectors)):

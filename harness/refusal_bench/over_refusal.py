@@ -92,7 +92,7 @@ def measure_over_refusal(
     interventions: dict[str, Intervention | None] = {
         "baseline": None,
         "ablated": Ablate.each(shared),
-        "added": Add(directions.norm * shared, directions.layer),
+        "added": Add.at(directions.norm * shared, directions.layer),
     }
     for name, label in CONDITIONS.items():
         what = interventions[name.partition("_")[0]]

@@ -51,8 +51,18 @@ from refusal_bench.over_refusal import (
 )
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
-from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, OverRefusal, Record, Results, Site
-from refusal_bench.record_causal import Mixed, SiteEffect
+from refusal_bench.record import (
+    Geometry,
+    GeometrySite,
+    JudgeCalibration,
+    Layer,
+    Mixed,
+    OverRefusal,
+    Record,
+    Results,
+    Site,
+    SiteEffect,
+)
 from refusal_bench.run_folder import RunFolder, check_room, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.served import serve

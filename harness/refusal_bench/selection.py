@@ -242,7 +242,7 @@ class _Scan:
 
     def induce(self, trial: _Trial) -> _Trial:
         """Mean refusal score of harmless prompts with the vector added at its layer, and the filter on it."""
-        add = Add(self.stack([trial]), trial.layer)
+        add = Add.at(self.stack([trial]), trial.layer)
         mean = float(scores(self.backend, self.data.harmless, self.data.refusal_tokens, add).mean())
         return replace(trial, induce=mean, rejected=None if mean > INDUCE_THRESHOLD else "induce")
 

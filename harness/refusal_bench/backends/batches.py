@@ -31,7 +31,7 @@ class Room:
         """What fills a processor's caches, or a GPU; never more tokens than fit beside the weights."""
         device, most = model.module.device, model.batch_tokens
         if device.type == "cpu":
-            return Room(rows=96, tokens=min(2048, most), decoding_tokens=min(8192, most))
+            return Room(rows=192, tokens=min(2048, most), decoding_tokens=min(16384, most))
         if device.type == "mps":
             return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)

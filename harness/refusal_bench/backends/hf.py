@@ -40,6 +40,9 @@ LEAK_LIMIT = 1e-3
 HALF_PRECISION_LEAK_LIMIT = 0.05
 """The same in half precision, which rounds every write to two or three digits."""
 
+STILL_WRITING = 0.75
+"""Share of unfinished rows from which down the finished ones leave a batch."""
+
 BRANCHED = 6
 """Vectors added at one layer from which on they share one row up to that layer."""
 
@@ -168,16 +171,47 @@ class HookBackend:
         """Mean cross-entropy (nats a token) of given answers, which must not be empty."""
         device = self.model.module.device
         n_variants = _n_variants(intervention)
-        out = torch.zeros(n_variants, len(prompts))
-        with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
-            for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-                ids = torch.tensor([[*prompt, *answer]], device=device).expand(n_variants, -1)
-                rows.variant = torch.arange(n_variants, device=device)
-                places = torch.arange(ids.shape[1], device=device)[None].expand(n_variants, -1)
-                logits = self._forward(ids, _new_cache(self.model), places, logits_to_keep=len(answer) + 1)[:, :-1]
-                target = ids[:, -len(answer) :, None]
-                out[:, index] = -torch.log_softmax(logits.float(), -1).gather(-1, target).mean(dim=(1, 2)).cpu()
+        texts = [(*prompt, *answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
+        longest = max(map(len, texts))
+        out = torch.zeros(n_variants, len(texts))
+
+        def fill() -> None:
+            at_once, batches = plan_batches(
+                [len(texts[i]) for i in order],
+                0,
+                n_variants,
+                self.room.rows,
+                max(self.room.rows, longest),  # every token of an answer has logits, as much as a whole prompt has else
+                padded=_remembers_all(self.model, longest),
+                pass_tokens=PASS_TOKENS,
+            )
+            with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
+                for first in range(0, n_variants, at_once):
+                    variants = torch.arange(first, min(first + at_once, n_variants), device=device)
+                    for batch in batches:
+                        chosen = [order[i] for i in batch]
+                        rows.variant = variants.repeat_interleave(len(chosen))
+                        some, starts = [texts[i] for i in chosen], [len(prompts[i]) for i in chosen]
+                        out[first : first + len(variants), chosen] = self._losses(some, starts, len(variants)).cpu()
+
+        self._until_it_fits(fill)
         return out
+
+    def _losses(self, texts: Sequence[Prompt], starts: Sequence[int], n_variants: int) -> Float[Tensor, "variant text"]:
+        """Mean cross-entropy of each text from its start on."""
+        device = self.model.module.device
+        widest, first = max(map(len, texts)), min(starts)
+        padded = [[*text, *[0] * (widest - len(text))] for text in texts]
+        ids = torch.tensor(padded, device=device).repeat(n_variants, 1)
+        places = torch.arange(widest, device=device)[None].expand(len(ids), -1)
+        kept = torch.arange(first - 1, widest - 1)  # on the CPU: see `_last`
+        logits = self._forward(ids, _new_cache(self.model), places, logits_to_keep=kept)
+        each = -torch.log_softmax(logits.float(), -1).gather(-1, ids[:, first:, None])[..., 0]
+        place = torch.arange(first, widest, device=each.device)
+        start, end = (torch.tensor(x, device=each.device)[:, None] for x in (starts, [len(text) for text in texts]))
+        counted = ((place >= start) & (place < end)).repeat(n_variants, 1)
+        return ((each * counted).sum(dim=1) / counted.sum(dim=1)).view(n_variants, -1)
 
     def _until_it_fits(self, work: Callable[[], None]) -> None:
         """Do work again with half the room each time memory runs out; IncompleteRunError when there is none left."""
@@ -190,25 +224,31 @@ class HookBackend:
             self.room = self.room.halved()
 
     def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
-        """Greedy decoding after a prefill; finished rows leave the batch."""
+        """Greedy decoding after a prefill; finished rows leave the batch once they are a quarter of it.
+
+        Every leaving copies the cache, and on a CPU a new number of rows costs new kernels.
+        """
         ends = end_tokens(self.model)
         tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
         alive = torch.arange(len(tokens))
         following = step.logits.argmax(dim=-1).cpu()
+        writing = [True] * len(tokens)
         for count in range(max_new_tokens):
             keep = []
             for place, (row, token) in enumerate(zip(alive.tolist(), following.tolist(), strict=True)):
-                if token in ends:
-                    continue
-                tokens[row].append(token)
-                if count + 1 < max_new_tokens and not decided(tokens[row]):
+                if writing[row] and token not in ends:
+                    tokens[row].append(token)
+                    writing[row] = count + 1 < max_new_tokens and not decided(tokens[row])
+                else:
+                    writing[row] = False
+                if writing[row]:
                     keep.append(place)
             if not keep:
                 break
-            if len(keep) < len(alive):
-                alive = alive[keep]
+            if len(keep) <= STILL_WRITING * len(alive):
+                alive, following = alive[keep], following[keep]
                 step.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
-            following = self._step(step, following[keep]).argmax(dim=-1).cpu()
+            following = self._step(step, following).argmax(dim=-1).cpu()
         return tokens
 
     def _step(self, step: _Step, following: Tensor) -> Float[Tensor, "row vocab"]:
@@ -248,22 +288,24 @@ class HookBackend:
     def _branched(self, prompts: Sequence[Prompt], add: Add) -> Any:
         """Yield as `_prefilled`, one prompt at a time: all variants share one row up to the layer they are added at.
 
-        There `Add.apply` makes one row a variant of it; positions, mask and earlier layers' caches keep their one row.
+        There each becomes a row of its own; positions, mask and earlier layers' caches have the rows of before.
         """
+        order = sorted(range(len(add)), key=lambda variant: add.layers[variant])
         device = self.model.module.device
         prefix = self._prefix_length(prompts, max(map(len, prompts)))
         widest = max(prefix, *(len(prompt) - prefix for prompt in prompts))
         at_once = max(1, min(self.room.rows, self.room.tokens // widest))
-        with torch.inference_mode(), intervening(self.model.structure, add) as rows:
+        with torch.inference_mode(), intervening(self.model.structure, add, branching=True) as rows:
             for first in range(0, len(add), at_once):
-                variants = list(range(first, min(first + at_once, len(add))))
+                variants = order[first : first + at_once]
+                layers = [add.layers[variant] for variant in variants]
                 rows.variant = torch.tensor(variants, device=device)
                 head = _new_cache(self.model)
                 if prefix:
-                    self._forward_branched(prompts[0][:prefix], 0, head, len(variants), add.layer)
+                    self._forward_branched(prompts[0][:prefix], 0, head, layers)
                 for place, prompt in enumerate(prompts):
                     cache = copy.deepcopy(head)
-                    logits = self._forward_branched(prompt[prefix:], prefix, cache, len(variants), add.layer)
+                    logits = self._forward_branched(prompt[prefix:], prefix, cache, layers)[1:]
                     lengths = torch.full((len(variants),), len(prompt), device=device)
                     mask = torch.ones(len(variants), len(prompt), dtype=torch.long, device=device)
                     yield (
@@ -275,7 +317,7 @@ class HookBackend:
     @cached_property
     def _can_branch(self) -> bool:
         """Whether one row may become several in mid-model: not where biases are laid out a row beforehand (BLOOM)."""
-        add = Add(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
+        add = Add.at(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
         prompts = [tuple(self.model.template.render("Tell me about rivers."))]
         counters, self.counters = self.counters, Counters()  # no stage's work: a resumed run probes again
         try:
@@ -289,15 +331,15 @@ class HookBackend:
         return bool((branched.logits - plain.logits).norm() < close * plain.logits.norm())
 
     def _forward_branched(
-        self, tokens: Prompt, start: int, cache: Any, n_variants: int, layer: int
-    ) -> Float[Tensor, "variant kept vocab"]:
-        """Run one row of tokens that becomes one a variant at a layer; counted as the share of the work that it is."""
+        self, tokens: Prompt, start: int, cache: Any, layers: Sequence[int]
+    ) -> Float[Tensor, "row kept vocab"]:
+        """Run one row of tokens that one more leaves at each of `layers`; counted as the share of work that it is."""
         device = self.model.module.device
         places = torch.arange(start, start + len(tokens), device=device)[None]
         counted = self.counters.tokens
         logits = self._forward(torch.tensor([tokens], device=device), cache, places, logits_to_keep=_last(len(tokens)))
-        deep = self.model.n_layers - layer
-        self.counters.tokens = counted + len(tokens) * (layer + n_variants * deep) // self.model.n_layers
+        blocks = self.model.n_layers + sum(self.model.n_layers - layer for layer in layers)
+        self.counters.tokens = counted + len(tokens) * blocks // self.model.n_layers
         return logits
 
     def _prefill(

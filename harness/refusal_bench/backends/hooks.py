@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,29 +22,40 @@ class Rows:
 
 
 @contextmanager
-def intervening(structure: Structure, intervention: Intervention | None) -> Iterator[Rows]:
+def intervening(structure: Structure, intervention: Intervention | None, *, branching: bool = False) -> Iterator[Rows]:
     """Apply an intervention to every forward pass in the context; RuntimeError if a hook point was skipped.
 
-    Ablation projects the embedding stream and every write to the stream, which equals projecting every read.
+    Ablation projects the embedding stream and every write to the stream, which equals projecting every read. With
+    `branching` a pass starts with one row, which stays unmodified: at each layer of an addition the variants that are
+    added there become rows of their own, behind the others.
     """
     rows, fired, handles = Rows(), Counter[int](), []
 
-    def on_input(index: int, change: Intervention) -> Any:
+    def on_input(index: int, change: Callable[[Tensor], Tensor]) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             fired[index] += 1
             if args:
-                return (change.apply(args[0], rows.variant), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": change.apply(kwargs["hidden_states"], rows.variant)}
+                return (change(args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
 
         return hook
 
-    def on_output(index: int) -> Any:
+    def on_output(index: int, change: Callable[[Tensor], Tensor]) -> Any:
         def hook(_: Any, _args: Any, output: Any) -> Any:
             fired[index] += 1
-            assert intervention is not None
-            return replace_first(output, intervention.apply(first_output(output), rows.variant))
+            return replace_first(output, change(first_output(output)))
 
         return hook
+
+    def applied(what: Intervention) -> Callable[[Tensor], Tensor]:
+        return lambda x: what.apply(x, rows.variant)
+
+    def branched(add: Add, layer: int) -> Callable[[Tensor], Tensor]:
+        def grown(x: Tensor) -> Tensor:
+            chosen = [variant for variant in rows.variant.tolist() if add.layers[variant] == layer]
+            return torch.cat([x, x[:1] + add.vectors[chosen].to(x)[:, None]])
+
+        return grown
 
     passes = Counter[str]()
 
@@ -55,20 +66,20 @@ def intervening(structure: Structure, intervention: Intervention | None) -> Iter
         handles.append(structure.blocks[0].register_forward_pre_hook(count))
         points = 0
         if isinstance(intervention, Add):
-            handles.append(
-                structure.blocks[intervention.layer].register_forward_pre_hook(
-                    on_input(0, intervention), with_kwargs=True
-                )
-            )
-            points = 1
+            for layer in sorted(set(intervention.layers)):
+                change = branched(intervention, layer) if branching else applied(intervention.entering(layer))
+                hook = on_input(points, change)
+                handles.append(structure.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
+                points += 1
         elif isinstance(intervention, Ablate):
-            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0, intervention), with_kwargs=True))
+            change = applied(intervention)
+            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0, change), with_kwargs=True))
             for index, writer in enumerate(structure.writers, 1):
-                handles.append(writer.register_forward_hook(on_output(index)))
+                handles.append(writer.register_forward_hook(on_output(index, change)))
             points = 1 + len(structure.writers)
             if intervention.offsets is not None:
                 for layer, block in enumerate(structure.blocks):
-                    offset = Add(intervention.offsets[:, layer], layer)
+                    offset = applied(Add.at(intervention.offsets[:, layer], layer))
                     handles.append(block.register_forward_pre_hook(on_input(points, offset), with_kwargs=True))
                     points += 1
         yield rows

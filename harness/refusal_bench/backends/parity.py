@@ -44,7 +44,7 @@ def check_parity(hf: HookBackend, vllm: VllmBackend, prompts: Sequence[Prompt]) 
     interventions: dict[str, Intervention | None] = {
         "baseline": None,
         "ablated": Ablate.span(differences),
-        "added": Add(differences[:1], layer),
+        "added": Add.at(differences[:1], layer),
     }
     expected = {name: torch.log_softmax(_logits(hf, chosen, what), dim=-1) for name, what in interventions.items()}
     unmodified = _most_likely(expected["baseline"])

@@ -242,7 +242,7 @@ def _fingerprint(intervention: Intervention | None) -> str:
     values, where = (
         (intervention.basis, "everywhere")
         if isinstance(intervention, Ablate)
-        else (intervention.vectors, intervention.layer)
+        else (intervention.vectors, intervention.layers)
     )
     return hashlib.sha256(f"{where}".encode() + values.float().contiguous().numpy(force=True).tobytes()).hexdigest()
 

@@ -41,7 +41,7 @@ def install(model: nn.Module, intervention: Intervention, names: Sequence[str]) 
     if isinstance(intervention, Ablate):
         what: Intervention = Ablate(intervention.basis.to(device))
     else:
-        what = Add(intervention.vectors.to(device), intervention.layer)
+        what = Add(intervention.vectors.to(device), intervention.layers)
 
     def change(point: int) -> Callable[[Tensor], Tensor]:
         state.tokens.append(0)
@@ -52,7 +52,7 @@ def install(model: nn.Module, intervention: Intervention, names: Sequence[str]) 
 
         return changed
 
-    entered = blocks[0 if isinstance(intervention, Ablate) else intervention.layer]
+    entered = blocks[0 if isinstance(intervention, Ablate) else intervention.layers[0]]
     before, change_input = _input_hook(entered), change(0)
     state.handles.append(
         entered.register_forward_pre_hook(lambda _, *inputs: before(change_input, *inputs), with_kwargs=True)

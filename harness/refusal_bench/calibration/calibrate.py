@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from refusal_bench.calibration.activation_worlds import HARMFULNESS, WORLDS, ActivationWorld, two_directions
-from refusal_bench.metrics.geometry import MIN_RELIABILITY, SEVERAL, PairResiduals, geometry, spectrum
-from refusal_bench.metrics.noise import disattenuated, moments
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY, SEVERAL
+from refusal_bench.metrics.cosines import spectrum
+from refusal_bench.metrics.geometry import PairResiduals, geometry
+from refusal_bench.metrics.moments import moments
+from refusal_bench.metrics.noise import disattenuated
 from refusal_bench.metrics.statistics import wilson_interval
 from refusal_bench.record import Geometry, GeometrySite, Record
 

@@ -45,15 +45,10 @@ def measure_column(
     domains = list(interventions.own) if interventions.cross else [name]
     rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
     ablated = observe("ablated_harmful", harmful, stacked_ablation(list(rows.values())))
-    added = {
-        row: observe(f"added_harmless.{row}", harmless, Add(vector[None], at), base=base, generate=True)[0]
-        for row, (vector, at) in interventions.own.items()
-        if row in domains
-    }
-    if interventions.add:
-        extra = Add(torch.stack(list(interventions.add.values())), interventions.layer)
-        found = observe("added_harmless.controls", harmless, extra, base=base, generate=True)
-        added |= dict(zip(interventions.add, found, strict=True))
+    vectors = {row: interventions.own[row] for row in domains}
+    vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
+    adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
+    added = observe("added_harmless", harmless, adding, base=base, generate=True)
     scored = {}
     for batch in interventions.batches(name):
         prompts, reference = (harmful, None) if batch.prompts == "harmful" else (harmless, base)
@@ -64,7 +59,7 @@ def measure_column(
         "baseline_harmless": _without_text(baseline_harmless),
         "ablated_harmless": _without_text(own_harmless),
         "ablated": {row: _without_text(found) for row, found in zip(rows, ablated, strict=True)},
-        "added": {row: _without_text(found) for row, found in added.items()},
+        "added": {row: _without_text(found) for row, found in zip(vectors, added, strict=True)},
         "scored": scored,
         "loss_delta": _loss_delta(evaluator, harmless, baseline_harmless["tokens"], own_ablation),
     }

@@ -19,7 +19,7 @@ from refusal_bench.causal.directions import Directions
 from refusal_bench.causal.orderings import mincos, orthonormal
 from refusal_bench.config import Sizes
 from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
-from refusal_bench.metrics.geometry import principal_components
+from refusal_bench.metrics.cosines import principal_components
 from refusal_bench.prompts import name_seed
 
 N_RANDOM_SUBSPACES = 2
@@ -110,7 +110,7 @@ def plan(
         what = stacked_ablation(list(everything.values()))
         batches.append(Batch("ablated_harmless", "harmless", tuple(everything), what))
     if added:
-        adding = Add(torch.stack(list(added.values())), directions.layer)
+        adding = Add.at(torch.stack(list(added.values())), directions.layer)
         batches.append(Batch("added_harmless", "harmless", tuple(added), adding))
     own_batches = {name: _own_batches(directions, i, name) for i, name in enumerate(names)} if cross else {}
     return Interventions(
@@ -135,7 +135,7 @@ def _own_batches(directions: Directions, domain: int, name: str) -> tuple[Batch,
     vector, layer = directions.own[name]
     both = stacked_ablation([torch.stack([directions.shared, directions.common[domain]])])
     doses = torch.tensor(COEFFICIENTS, dtype=vector.dtype)
-    adding = Add(doses[:, None] * vector, layer)
+    adding = Add.at(doses[:, None] * vector, layer)
     ablating, affine = Ablate.partly(vector, SHARES), Ablate.to_mean(vector, directions.own_harmless[name])
     added, ablated = tuple(map(str, COEFFICIENTS)), tuple(map(str, SHARES))
     labels: tuple[Literal["harmful", "harmless"], ...] = ("harmful", "harmless")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from refusal_bench.errors import InputError
 
 KINDS = ("cpu", "cuda", "mps")
 CGROUP = Path("/sys/fs/cgroup")
+
+# oneDNN keeps 1,024 kernels, each 0.7 MB in bfloat16; batches of a run rarely have the shape of much earlier ones.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -44,8 +48,8 @@ def resolve_dtype(name: str, device: torch.device, published: str) -> torch.dtyp
 
 def _multiplies_bfloat16() -> bool:
     """Whether this processor has matrix units for bfloat16 (Intel's AMX), which are several times as fast."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # a torch without it does not use them either
-    return bool(capabilities.get("amx_bf16"))
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones do not say
+    return capabilities.get("amx_bf16", False)
 
 
 def all_gpus(name: str) -> tuple[torch.device, ...]:

@@ -29,6 +29,7 @@ from refusal_bench.models.checkpoint import (
     source_quantization,
 )
 from refusal_bench.models.devices import all_gpus, free_bytes, resolve_device, resolve_dtype, spread, total_bytes
+from refusal_bench.models.gguf_header import read_once
 from refusal_bench.models.memory import MAX_TOKENS, USABLE, Shape, check_fits
 from refusal_bench.models.structure import Structure, find_structure
 from refusal_bench.models.template import ChatTemplate
@@ -119,7 +120,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     quantization.check_available(config.quantization)
     device = resolve_device(config.device)
     adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
-    with _quiet():
+    with _quiet(), read_once():
         if source.kind == "planted":
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
         else:
@@ -144,7 +145,7 @@ def load_tokenizer(
     source: Source, config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None
 ) -> tuple[Any, Shape, str | None]:
     """Return tokenizer, shape and revision without loading or fetching weights; InputError as `load_model`."""
-    with _quiet():
+    with _quiet(), read_once():
         if source.kind == "planted":
             module, tokenizer = _planted(source, planted_prompts or {})
             return tokenizer, shape_of(source.id, module.config), None
@@ -207,10 +208,8 @@ def _pretrained(source: Source, config: RunConfig, adapter: str | None, device: 
 def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_first: bool) -> bool:
     """Raise InputError if the model cannot fit; return whether it must be spread over all GPUs."""
     cpu = torch.device("cpu")
-    if in_full_first and (place.device != cpu or bits != "none"):
-        check_fits(
-            name, shape, place.dtype_name, "none", free_bytes(cpu), "this machine, where it is merged or decoded,"
-        )
+    if in_full_first:
+        check_fits(name, shape, "float32", "none", free_bytes(cpu), "this machine, where it is merged or decoded,")
     may_shard = bool(place.gpus) and not (in_full_first and bits != "none")
     free = free_bytes(place.device)
     if may_shard and shape.least_bytes(place.dtype_name, bits) > USABLE * free:
@@ -228,14 +227,19 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
     options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
     if getattr(settings.get_text_config(), "attn_logit_softcapping", None) is not None:
         options["attn_implementation"] = "eager"  # some versions of transformers take a kernel that leaves the cap out
-    straight = not files.gguf and not adapter and (place.device.type != "cpu" or place.quantization != "none")
+    in_full = bool(files.gguf or adapter)
+    straight = not in_full and (place.device.type != "cpu" or place.quantization != "none")
     if straight:
         options["device_map"] = "auto" if sharded else {"": place.device}
         if place.quantization != "none":
             options |= quantization.loading_options(place.quantization, place.dtype)
     try:
         module, told = AutoModelForCausalLM.from_pretrained(
-            files.folder, config=settings, dtype=place.dtype, output_loading_info=True, **options
+            files.folder,
+            config=settings,
+            dtype=torch.float32 if in_full else place.dtype,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{files.id}: its weights cannot be loaded ({first_line(error)}).") from error
