@@ -7,8 +7,8 @@ from markupsafe import Markup
 from refusal_bench.record import Condition, Proportion, Record
 from refusal_bench.report.behaviour import HARMFUL, HARMLESS, share_text
 from refusal_bench.report.charts import Dot, forest
-from refusal_bench.report.figure import Cell, Figure, cell, shown, words
-from refusal_bench.words import DASH
+from refusal_bench.report.figure import Cell, Figure, cell, words
+from refusal_bench.words import DASH, shown
 
 
 def over_refusal_figure(record: Record) -> Figure | None:
