@@ -132,7 +132,7 @@ def test_a_fault_that_stays_ends_the_run_and_keeps_what_had_arrived(serve):
 
 
 def test_a_closed_port_is_no_answer():
-    with pytest.raises(IncompleteRunError, match="ConnectionRefusedError"):
+    with pytest.raises(IncompleteRunError, match="ConnectError"):
         Endpoint("http://127.0.0.1:9/v1", "tiny", attempts=2, first_delay_s=0.01).check()
 
 
@@ -176,9 +176,11 @@ def test_settings_come_from_the_environment_and_the_key_is_not_shown(monkeypatch
         monkeypatch.setenv("REFUSAL_BENCH_OPENAI_CONCURRENCY", bad)
         with pytest.raises(InputError, match="positive number"):
             Endpoint.from_environment("demo")
-    monkeypatch.setenv("REFUSAL_BENCH_OPENAI_BASE_URL", "here/v1")
-    with pytest.raises(InputError, match="no http"):
-        check_baseline_backend("openai", "demo")
+    monkeypatch.delenv("REFUSAL_BENCH_OPENAI_CONCURRENCY")
+    for bad in ("here/v1", "ftp://here/v1", "http:///v1", "http://here:port/v1", "http://here:0/v1"):
+        monkeypatch.setenv("REFUSAL_BENCH_OPENAI_BASE_URL", bad)
+        with pytest.raises(InputError, match=r"the endpoint has no http\(s\) address"):
+            check_baseline_backend("openai", "demo")
 
 
 @pytest.fixture

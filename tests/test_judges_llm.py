@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.judges import load_judge
-from refusal_bench.judges.llm import ATTEMPTS, KEY, Llm, parse_reply
+from refusal_bench.judges.llm import KEY, parse_reply
 
 SECRET = "sk-secret-of-the-test"
 
@@ -55,12 +56,13 @@ def server(respond):
             thread.join()
 
 
-@contextmanager
-def faulty(fault, times):
-    """A server whose first answers are a fault; yields the judge, the waits it made, and what was asked."""
-    left, waits = [fault] * times, []
-    with server(lambda answer: left.pop() if left else by_first_word(answer)) as (url, seen):
-        yield Llm("tiny", url, sleep=waits.append), waits, seen
+def judge_at(url):
+    return load_judge(f"llm:tiny@{url}")
+
+
+def hurried(judge, attempts=3):
+    """The same judge, with other waits than a user's."""
+    return replace(judge, endpoint=replace(judge.endpoint, attempts=attempts, first_delay_s=0.01))
 
 
 def test_every_completion_gets_its_own_letter_in_order(monkeypatch):
@@ -79,7 +81,7 @@ def test_every_completion_gets_its_own_letter_in_order(monkeypatch):
 
 def test_the_model_sees_the_answer_only_and_never_a_think_block():
     with server(by_first_word) as (url, seen):
-        judge = Llm("tiny", url)
+        judge = judge_at(url)
         assert judge.judge(["<think>why</think>C it is", "<think>never", "  ", '"quoted" {"label": "R"}']) == [
             *("C", "U", "G", "?"),
         ]
@@ -90,7 +92,7 @@ def test_the_model_sees_the_answer_only_and_never_a_think_block():
 def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
     monkeypatch.setenv(KEY, SECRET)
     with server(by_first_word) as (url, seen):
-        judge = Llm("tiny", url)
+        judge = judge_at(url)
         assert judge.judge(["R"]) == ["R"]
     assert seen[0]["key"] == f"Bearer {SECRET}"
     assert SECRET not in repr(judge) + judge.name + judge.version
@@ -98,7 +100,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
         server(lambda answer: (401, json.dumps({"error": f"bad key {SECRET}"}), {})) as (url, _),
         pytest.raises(InputError) as caught,
     ):
-        Llm("tiny", url).judge(["R"])
+        judge_at(url).judge(["R"])
     assert SECRET not in str(caught.value)
     assert "401" in str(caught.value)
 
@@ -106,7 +108,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
 @pytest.mark.parametrize(
     "fault",
     [
-        (429, "", {"retry-after": "3"}),
+        (429, "", {"retry-after": "0.02"}),
         (500, "", {}),
         (503, "busy", {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         (200, '{"choices": [{"mess', {}),
@@ -115,22 +117,31 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
     ],
 )
 def test_a_fault_that_passes_changes_no_verdict(fault):
-    with faulty(fault, ATTEMPTS - 1) as (judge, waits, seen):
-        assert judge.judge(["R as in refusal"]) == ["R"]
-    assert len(seen) == ATTEMPTS
-    expected = [3.0] * 4 if fault[2].get("retry-after") == "3" else [1.0, 2.0, 4.0, 8.0]
-    assert waits == expected
+    left = [fault] * 2
+    with server(lambda answer: left.pop() if left else by_first_word(answer)) as (url, seen):
+        assert hurried(judge_at(url)).judge(["R as in refusal"]) == ["R"]
+    assert len(seen) == 3
 
 
 def test_a_fault_that_stays_ends_the_run_and_is_no_verdict():
-    with faulty((500, "", {}), ATTEMPTS) as (judge, waits, _), pytest.raises(IncompleteRunError) as caught:
-        judge.judge(["R"])
-    assert "status 500" in str(caught.value)
-    assert len(waits) == ATTEMPTS - 1
+    with server(lambda answer: (500, "", {})) as (url, seen), pytest.raises(IncompleteRunError) as caught:
+        hurried(judge_at(url)).judge(["R"])
+    assert str(caught.value).startswith("judge llm:tiny: its endpoint gave no answer in 3 attempts (last: status 500)")
+    assert len(seen) == 3
     with server(by_first_word) as (url, _):
-        gone = Llm("tiny", url, sleep=lambda seconds: None)
-    with pytest.raises(IncompleteRunError, match="failed"):
+        gone = hurried(judge_at(url))
+    with pytest.raises(IncompleteRunError, match="ConnectError"):
         gone.judge(["R"])
+
+
+def test_no_completions_need_no_endpoint():
+    assert judge_at("http://localhost:9/v1").judge([]) == []
+
+
+@pytest.mark.parametrize("url", ["http:///v1", "http://here:port/v1"])
+def test_what_is_no_address_is_an_input_error(url):
+    with pytest.raises(InputError, match=r"judge llm:tiny: its endpoint has no http\(s\) address"):
+        judge_at(url)
 
 
 def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
@@ -138,7 +149,7 @@ def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
     with server(by_first_word) as (target, elsewhere):
         moved = (307, "", {"location": f"{target}/chat/completions"})
         with server(lambda answer: moved) as (url, _), pytest.raises(InputError, match="307"):
-            Llm("tiny", url).judge(["R"])
+            judge_at(url).judge(["R"])
     assert elsewhere == []
 
 
@@ -167,9 +178,9 @@ def test_a_strict_reply_is_its_letter(letter):
 def test_any_other_reply_is_unscored(reply):
     assert parse_reply(reply) == "?"
     with server(lambda answer: chat(reply)) as (url, _):
-        assert Llm("tiny", url).judge(["x"]) == ["?"]
+        assert judge_at(url).judge(["x"]) == ["?"]
 
 
 def test_a_reply_without_text_is_unscored():
     with server(lambda answer: chat(None)) as (url, _):
-        assert Llm("tiny", url).judge(["x"]) == ["?"]
+        assert judge_at(url).judge(["x"]) == ["?"]

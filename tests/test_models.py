@@ -17,7 +17,7 @@ from refusal_bench.models.aliases import ALIASES, resolve
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.show import describe
 from refusal_bench.models.template import ChatTemplate
-from tiny import CHATML, LLAMA2, save_tiny, tiny_tokenizer
+from tiny import CHATML, LLAMA2, save_tiny, tiny_module, tiny_tokenizer
 
 CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = ("Tell me a story", "What?", "Say '</s>' or not", "two\nlines", "ends with a space ", "7")
@@ -30,6 +30,17 @@ def test_an_alias_is_data_and_an_unknown_name_suggests_the_nearest():
         resolve("plantet")
     with pytest.raises(InputError, match="no such file"):
         resolve("missing.gguf")
+
+
+def test_capped_attention_scores_are_capped(tmp_path):
+    """Some versions of transformers choose a kernel for Gemma-2 that leaves the cap out."""
+    settings = {"attn_logit_softcapping": 0.05, "attn_implementation": "eager"}
+    loaded = load_model(RunConfig(model=str(save_tiny(tmp_path / "m", "gemma2", **settings)))).module
+    ids = torch.arange(7, 40)[None]
+    expected = tiny_module("gemma2", **settings)(ids).logits
+    torch.testing.assert_close(loaded(ids).logits, expected)
+    uncapped = tiny_module("gemma2", **settings | {"attn_logit_softcapping": None})(ids).logits
+    assert (uncapped - expected).abs().max() > 0.1
 
 
 def test_every_planted_alias_names_a_world():

@@ -39,8 +39,7 @@ FAMILIES = {
 def save(folder, family):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "SHAPE", tiny.SHAPE | SHAPE)
-        model, config, _ = tiny.FAMILIES[family]
-        patch.setitem(tiny.FAMILIES, family, (model, config, FAMILIES[family]))
+        patch.setitem(tiny.ARCHITECTURES, family, (tiny.ARCHITECTURES[family][0], FAMILIES[family]))
         return tiny.save_tiny(folder, family)
 
 
@@ -49,7 +48,8 @@ def both(request, tmp_path_factory):
     """Hook backend and started engine on one tiny model."""
     from refusal_bench.backends.vllm import VllmBackend
 
-    hf = HookBackend(load_model(RunConfig(model=str(save(tmp_path_factory.mktemp("models") / "m", request.param)))))
+    folder = save(tmp_path_factory.mktemp("models") / "m", request.param)
+    hf = HookBackend(load_model(RunConfig(model=str(folder), dtype="float32")))
     vllm = VllmBackend(hf.model, hf.counters, longest=200)
     vllm.start()
     yield hf, vllm
@@ -164,8 +164,8 @@ def test_parity_fails_where_decoders_are_hooked_at_the_wrong_layer(both, prompts
     hf, vllm = both
     install = vllm_hooks.install
 
-    def elsewhere(model, intervention):
-        install(model, Add.at(intervention.vectors, 0) if isinstance(intervention, Add) else intervention)
+    def elsewhere(model, intervention, names):
+        install(model, Add.at(intervention.vectors, 0) if isinstance(intervention, Add) else intervention, names)
 
     monkeypatch.setattr(vllm_hooks, "install", elsewhere)
     assert check_parity(hf, vllm, prompts).reason.startswith("added: log-probabilities differ")
@@ -219,21 +219,51 @@ def test_a_model_that_vllm_cannot_run_is_an_input_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_model_answers_as_with_the_hook_backend_and_passes_parity():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_demo_model_answers_as_with_the_hook_backend_and_passes_parity(dtype):
     from refusal_bench.backends.parity import check_parity
     from refusal_bench.backends.vllm import VllmBackend
     from refusal_bench.tasks import load_tasks
 
-    hf = HookBackend(load_model(RunConfig(model="demo")))
+    hf = HookBackend(load_model(RunConfig(model="demo", dtype=dtype)))
     rows = load_tasks("fraud")["fraud"].held_out[:16]
     prompts = [tuple(hf.model.template.render(row.prompt)) for row in rows]
     vllm = VllmBackend(hf.model, hf.counters, longest=200)
     vllm.start()
     try:
+        assert vllm._engine.llm_engine.vllm_config.model_config.dtype == hf.model.module.dtype
         found = check_parity(hf, vllm, prompts)
         assert found.passed, found.reason
         expected = [completion.tokens for completion in hf.complete(prompts, 24, KEEP)[0]]
         same = sum(a == b for a, b in zip(vllm.complete(prompts, 24)[0], expected, strict=True))
-        assert same >= len(prompts) - 1  # a tie may be broken either way
+        if dtype == "float32":
+            assert max(found.max_abs_diff.values()) < 1e-3
+            assert same >= len(prompts) - 1  # a tie may be broken either way
+    finally:
+        vllm.close()
+
+
+def test_parity_in_half_precision_passes_and_still_tells_a_wrong_layer(tmp_path, monkeypatch):
+    """The tolerance is wide enough for rounding, and not for an error of one layer."""
+    from refusal_bench.backends import vllm_hooks
+    from refusal_bench.backends.parity import check_parity
+    from refusal_bench.backends.vllm import VllmBackend
+
+    hf = HookBackend(load_model(RunConfig(model=str(save(tmp_path / "m", "llama")), dtype="bfloat16")))
+    hf.model.module.lm_head.weight.mul_(5)  # so that interventions change what it says by more than rounding does
+    prompts = [tuple(hf.model.template.render(text)) for text in TEXTS]
+    vllm = VllmBackend(hf.model, hf.counters, longest=200)
+    vllm.start()
+    install = vllm_hooks.install
+
+    def a_layer_late(model, what, names):
+        install(model, Add.at(what.vectors, what.layers[0] + 1) if isinstance(what, Add) else what, names)
+
+    try:
+        found = check_parity(hf, vllm, prompts)
+        assert found.passed, found.reason
+        assert max(found.mean_abs_diff.values()) > 1e-3  # rounding is there
+        monkeypatch.setattr(vllm_hooks, "install", a_layer_late)
+        assert check_parity(hf, vllm, prompts).reason.startswith("added: log-probabilities differ")
     finally:
         vllm.close()

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refusal_bench import causal
-from refusal_bench.config import MAX_UNSCORED_SHARE, RunConfig
+from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS, RunConfig
+from refusal_bench.damage import neutral_loss
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.comparisons import SEVERAL
 from refusal_bench.metrics.geometry import reliability
-from refusal_bench.metrics.judging import panel_agreement
+from refusal_bench.metrics.judging import panel_agreement, proportion
 from refusal_bench.metrics.refusal import condition, finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts
 from refusal_bench.prompts import Domain
@@ -77,6 +78,7 @@ def task_result(
     residuals: Residuals,
     layers: list[Layer] | None,
     judged: JudgeCalibration | None,
+    neutral: Mapping[str, Any],
 ) -> TaskResult:
     """Everything measured for one domain."""
     selected = sites.own[name]
@@ -94,6 +96,13 @@ def task_result(
             backend=observation.get("backend"),
         )
 
+    refusal = Refusal(
+        baseline_harmful=observed(column["baseline_harmful"]),
+        baseline_harmless=observed(column["baseline_harmless"]),
+        ablated_harmful=observed(column["ablated"][name]),
+        ablated_harmless=observed(column["ablated_harmless"]),
+        added_harmless=observed(column["added"][name]),
+    )
     return TaskResult(
         status="ok" if reason is None else "no_direction",
         reason=reason,
@@ -105,18 +114,15 @@ def task_result(
         ),
         selection=selected.selection,
         held_out_ids=HeldOutIds(harmful=list(domain.held_out.harmful_ids), harmless=list(domain.held_out.harmless_ids)),
-        refusal=Refusal(
-            baseline_harmful=observed(column["baseline_harmful"]),
-            baseline_harmless=observed(column["baseline_harmless"]),
-            ablated_harmful=observed(column["ablated"][name]),
-            ablated_harmless=observed(column["ablated_harmless"]),
-            added_harmless=observed(column["added"][name]),
-        ),
+        refusal=refusal,
         layers=layers,
         reliability=reliability(harmful - harmless, config.sizes.n_splits, config.seed),
         damage=Damage(
             kl_harmless=finite_mean(column["ablated_harmless"]["kl"]),
             loss_delta=column["loss_delta"],
+            kl_added=finite_mean(column["added"][name]["kl"]),
+            neutral=neutral_loss(neutral, name, config.sizes.n_bootstrap, config.seed),
+            degenerate={which: proportion(of.labels.count("G"), of.n - of.n_unscored) for which, of in refusal},
         ),
     )
 
@@ -217,6 +223,8 @@ def _unscored(job: Job, results: Results) -> tuple[int, int]:
         for row, condition in result.refusal
         if row != "ablated_harmful" or job.domains[name].generate
     ]
+    if results.over_refusal is not None:
+        conditions += [condition for _, condition in results.over_refusal.refusal]
     return sum(c.n_unscored for c in conditions), sum(c.n for c in conditions)
 
 
@@ -233,6 +241,10 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
     if tokens["from"] == "default":
         found.append("refusal tokens: the model refuses too rarely to learn its own; the default list is used")
     found += [f"{name}: no direction: {result.reason}" for name, result in results.tasks.items() if result.reason]
+    if any(result.damage.neutral is None for result in results.tasks.values()):
+        found.append(
+            "damage: the loss on neutral text is null, the tokenizer knows none of it or the loss is not finite"
+        )
     if results.parity is not None and not results.parity.passed:
         found.append(f"vLLM: {results.parity.reason}; the hook backend wrote all text")
     for name, domain in job.domains.items():
@@ -259,7 +271,7 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
                 f"{name}: ablating random directions moves the refusal score beyond its interval; the model is fragile "
                 "to any ablation here, so an effect must be judged against the random control"
             )
-    for section in ("layers", "cross_domain", "subspace"):
+    for section in SECTIONS:
         if not job.has(section):
             reason = "left out by --sections" if section not in job.config.sections else "needs at least two tasks"
             found.append(f"{section}: null, {reason}")

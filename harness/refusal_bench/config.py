@@ -21,7 +21,7 @@ DEPTH_LIMIT = 0.8
 MAX_UNSCORED_SHARE = 0.05
 """A run with more of its completions unscored is not complete."""
 
-SECTIONS = ("layers", "cross_domain", "subspace")
+SECTIONS = ("layers", "cross_domain", "subspace", "over_refusal")
 """The parts of a run that can be left out; directions, selection, held-out refusal and geometry are always computed."""
 
 
@@ -118,6 +118,8 @@ class Sizes(BaseModel):
     """Selection pairs, over all tasks together, that the common site is chosen on."""
     layer_curve_pairs: int
     """Selection pairs behind the curves over layers, which take two passes a layer and prompt."""
+    over_refusal_per_type: int
+    """Most safe, and most unsafe, prompts of each type of the over-refusal task."""
     n_random_directions: int
     """Random unit vectors in the control of each causal matrix, with text."""
     n_scored_random_directions: int
@@ -136,6 +138,7 @@ FULL = Sizes(
     max_held_out_pairs=100,
     pooled_selection_pairs=20,
     layer_curve_pairs=8,
+    over_refusal_per_type=15,
     n_random_directions=3,
     n_scored_random_directions=20,
     n_bootstrap=2000,
@@ -148,6 +151,7 @@ QUICK = Sizes(
     max_held_out_pairs=8,
     pooled_selection_pairs=15,
     layer_curve_pairs=4,
+    over_refusal_per_type=2,
     n_random_directions=3,
     n_scored_random_directions=8,
     n_bootstrap=500,

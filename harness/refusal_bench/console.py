@@ -18,7 +18,17 @@ from refusal_bench import words
 from refusal_bench.causal_words import causal_facts
 from refusal_bench.leaderboard.rows import Row
 from refusal_bench.models.memory import gigabytes
-from refusal_bench.record import CrossDomain, Geometry, Interval, Published, Record, Served, Spectrum, Subspace
+from refusal_bench.record import (
+    CrossDomain,
+    Geometry,
+    Interval,
+    OverRefusal,
+    Published,
+    Record,
+    Served,
+    Spectrum,
+    Subspace,
+)
 from refusal_bench.words import DASH, number, visible
 
 WIDE = 100
@@ -31,6 +41,8 @@ def print_summary(record: Record, console: Console) -> None:
     _header(record, console)
     _directions(record, console)
     _refusal(record, console)
+    if results.over_refusal is not None:
+        _over_refusal(results.over_refusal, console)
     if results.served is not None:
         _served(results.served, console)
     if results.geometry is None:
@@ -167,6 +179,20 @@ def _refusal(record: Record, console: Console) -> None:
         unscored = sum(condition.n_unscored for condition in conditions)
         _add(table, [name, *rates, str(refusal.baseline_harmful.n), str(unscored)])
     _titled("Refusal rate in % on held-out prompts, own direction [95 % interval]", table, console)
+
+
+def _over_refusal(found: OverRefusal, console: Console) -> None:
+    names = ("baseline_harmless", "ablated_harmless", "added_harmless", "baseline_harmful", "ablated_harmful")
+    table = _table(["type", "safe", "→ ablated", "→ added", "unsafe", "→ ablated", "n safe", "n unsafe"])
+    whole = dict(found.refusal)
+    rates = [_fit(_share(whole[name].rate, whole[name].ci95), console) for name in names]
+    _add(table, ["all", *rates, str(whole["baseline_harmless"].n), str(whole["baseline_harmful"].n)])
+    for kind, shares in found.by_type.items():
+        n = [str(shares[name].n) for name in ("baseline_harmless", "baseline_harmful")]
+        _add(table, [kind.replace("_", " "), *(_share(shares[name].value) for name in names), *n])
+    _titled(
+        "Over-refusal: % refused of safe prompts that look dangerous, shared direction [95 % interval]", table, console
+    )
 
 
 def _served(served: Served, console: Console) -> None:

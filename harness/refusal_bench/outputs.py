@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from safetensors.numpy import save
 from refusal_bench.causal.table import parquet
 from refusal_bench.files import write_atomic
 from refusal_bench.observation import SPLITS, Residuals
-from refusal_bench.record import Record
+from refusal_bench.record import HeldOutIds, Record, Refusal
 from refusal_bench.report import write_report
+from refusal_bench.tasks.schema import Label
 
 if TYPE_CHECKING:
     from refusal_bench.causal import Column
@@ -42,17 +43,18 @@ def write(
     write_atomic(folder / "record.json", record.to_json())
 
 
-def completion_writer(job: Job, name: str) -> Callable[[str, int, int, str], None] | None:
-    """Return what is done with each completion of a domain's held-out prompts: None unless the user asked for them."""
+def completion_writer(
+    job: Job, name: str, ids: Mapping[Label, Sequence[str]]
+) -> Callable[[str, int, int, str], None] | None:
+    """Return what is done with each completion of a task's held-out prompts: None unless the user asked for them."""
     if not job.config.save_completions:
         return None
-    held_out = job.domains[name].held_out
     file = job.folder.path / f"completions.{name}.jsonl"
     file.unlink(missing_ok=True)  # left by an attempt at this stage that was killed
 
     def append(stage: str, variant: int, prompt: int, text: str) -> None:
-        ids = held_out.harmful_ids if stage.endswith("_harmful") else held_out.harmless_ids
-        row = {"id": ids[prompt], "stage": stage, "variant": variant, "completion": text}
+        of = ids["harmful" if stage.endswith("_harmful") else "harmless"]
+        row = {"id": of[prompt], "stage": stage, "variant": variant, "completion": text}
         with file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")
 
@@ -80,21 +82,21 @@ def _prompt_rows(
                 ids = getattr(getattr(domain, split), f"{label}_ids")
                 for prompt_id, score in zip(ids, train_scores[f"{name}.{split}.{label}"], strict=True):
                     rows.append({"id": prompt_id, "task": name, "split": split, "label": label, "score": score})
-        refusal = record.results.tasks[name].refusal
-        conditions = {
-            "harmful": {"baseline": refusal.baseline_harmful, "ablated": refusal.ablated_harmful},
-            "harmless": {
-                "baseline": refusal.baseline_harmless,
-                "ablated": refusal.ablated_harmless,
-                "added": refusal.added_harmless,
-            },
-        }
-        for label, by_condition in conditions.items():
-            for i, prompt_id in enumerate(getattr(domain.held_out, f"{label}_ids")):
-                row: dict[str, Any] = {"id": prompt_id, "task": name, "split": "held_out", "label": label}
-                for what, measured in by_condition.items():
-                    row[what] = {"verdict": measured.labels[i], "score": measured.scores[i]}
-                if label == "harmless":
-                    row["ablated"]["kl"] = columns[name]["ablated_harmless"]["kl"][i]
-                rows.append(row)
-    return rows
+        result = record.results.tasks[name]
+        held_out = list(_held_out_rows(name, result.held_out_ids, result.refusal))
+        harmless = [row for row in held_out if row["label"] == "harmless"]
+        for row, kl in zip(harmless, columns[name]["ablated_harmless"]["kl"], strict=True):
+            row["ablated"]["kl"] = kl
+        rows += held_out
+    apart = record.results.over_refusal
+    return rows if apart is None else [*rows, *_held_out_rows("over_refusal", apart.held_out_ids, apart.refusal)]
+
+
+def _held_out_rows(task: str, ids: HeldOutIds, refusal: Refusal) -> Iterator[dict[str, Any]]:
+    for label, of in ids:
+        conditions = {name.removesuffix(f"_{label}"): x for name, x in refusal if name.endswith(f"_{label}")}
+        for i, prompt_id in enumerate(of):
+            row: dict[str, Any] = {"id": prompt_id, "task": task, "split": "held_out", "label": label}
+            for what, measured in conditions.items():
+                row[what] = {"verdict": measured.labels[i], "score": measured.scores[i]}
+            yield row

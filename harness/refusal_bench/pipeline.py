@@ -30,6 +30,7 @@ from refusal_bench.causal.mixed import MixedPrompts, measure_mixed, mixed_task, 
 from refusal_bench.causal.mixed import mixed as summarise_mixed
 from refusal_bench.causal.orderings import greedy_order
 from refusal_bench.config import RunConfig
+from refusal_bench.damage import neutral_losses
 from refusal_bench.errors import InputError
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.judges import Judge, load_judge
@@ -40,6 +41,14 @@ from refusal_bench.metrics.geometry import PairResiduals, geometry
 from refusal_bench.models.aliases import resolve
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
+from refusal_bench.over_refusal import (
+    OverRefusalPrompts,
+    measure_over_refusal,
+    over_refusal,
+    over_refusal_task,
+    planted_contrasts,
+    render_over_refusal,
+)
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
 from refusal_bench.record import (
@@ -48,6 +57,7 @@ from refusal_bench.record import (
     JudgeCalibration,
     Layer,
     Mixed,
+    OverRefusal,
     Record,
     Results,
     Site,
@@ -81,6 +91,8 @@ class Job:
     """Writes the text of all conditions in place of `backend`."""
     mixed: MixedPrompts | None = None
     """Prompts of two of the domains."""
+    over_refusal: OverRefusalPrompts | None = None
+    """Safe prompts that look dangerous, and their contrasts."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -89,7 +101,7 @@ class Job:
 
     def has(self, section: str) -> bool:
         """Whether an optional section is computed: it was asked for and there are domains to compare."""
-        return section in self.config.sections and (section == "layers" or len(self.domains) > 1)
+        return section in self.config.sections and (section in ("layers", "over_refusal") or len(self.domains) > 1)
 
 
 @dataclass(frozen=True)
@@ -123,16 +135,18 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
     judge = load_judge(config.judge)
     reporter.note(f"loading {config.model} ...")
     endpoint = _endpoint(config)
-    both = mixed_task(config, tasks)
-    model = load_model(config, planted_prompts(tasks) | planted_mixtures(both, tasks))
+    both, contrasts = mixed_task(config, tasks), over_refusal_task(config)
+    planted = planted_prompts(tasks) | planted_mixtures(both, tasks) | planted_contrasts(contrasts, list(tasks))
+    model = load_model(config, planted)
     domains = render_tasks(tasks, model.template, config.sizes, config.seed)
     _check_sizes(domains)
     mixed = None if both is None else render_mixed(both, list(domains), model.template.render, config.sizes)
-    known = [*tasks.values(), *([mixed.task] if mixed else [])]
+    apart = None if contrasts is None else render_over_refusal(contrasts, model.template.render, config.sizes)
+    known = [*tasks.values(), *(prompts.task for prompts in (mixed, apart) if prompts)]
     _check_room(config.out, model, domains)
     backend = HookBackend(model)
     with (
-        vllm_engine(config, backend, domains, reporter) as engine,
+        vllm_engine(config, backend, domains, apart, reporter) as engine,
         open_run(
             config.out / model_slug(model.id), _run_key(config, model, known, judge, endpoint), resume=config.resume
         ) as folder,
@@ -140,7 +154,7 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         folder.log(f"first prompt's token ids: {list(next(iter(domains.values())).direction.harmful[0])}")
         parity = compare_backends(folder, backend, engine, domains, reporter) if engine is not None else None
         writer = engine if parity is not None and parity.passed else None
-        job = Job(config, backend, domains, folder, reporter, judge, writer, mixed)
+        job = Job(config, backend, domains, folder, reporter, judge, writer, mixed, apart)
         judged = measure_judge(job)
         tokens = refusal_tokens(job)
         train_scores, residuals = observe(job, tokens["tokens"])
@@ -148,17 +162,19 @@ def run(config: RunConfig, reporter: Reporter) -> tuple[Record, Path]:
         status = {name: direction_status(sites.own[name], train_scores, name) for name in domains}
         curves = describe_layers(job, tokens["tokens"], residuals, sites)
         held_out = measure(job, tokens["tokens"], residuals, sites)
+        neutral = measure_neutral(job, residuals, sites)
         common, own_site, warnings = describe_geometry(job, residuals, sites, status)
         results = Results(
             tasks={
                 name: task_result(
-                    config, domain, status[name], sites, name, column, residuals, curves.get(name), judged
+                    config, domain, status[name], sites, name, column, residuals, curves.get(name), judged, neutral
                 )
                 for (name, domain), column in zip(domains.items(), held_out.columns.values(), strict=True)
             },
             geometry=common,
             geometry_own_site=own_site,
             **describe_causes(job, residuals, sites, held_out, common),
+            over_refusal=measure_refusal_of_safe(job, tokens["tokens"], residuals, sites, judged),
             parity=parity,
             served=serve(job, tasks, endpoint) if endpoint is not None else None,
         )
@@ -284,7 +300,7 @@ def measure(job: Job, tokens: list[int], residuals: Residuals, sites: Sites) -> 
             tuple(tokens),
             job.config.sizes.max_new_tokens,
             job.judge,
-            outputs.completion_writer(job, name),
+            outputs.completion_writer(job, name, domain.held_out.ids),
             job.writer,
         )
         with job.reporter.stage(
@@ -316,6 +332,45 @@ def measure_mixtures(
             job.backend.counters,
         )
     return summarise_mixed(found, prompts, interventions, columns, job.config.sizes.n_bootstrap, job.config.seed)
+
+
+def measure_neutral(job: Job, residuals: Residuals, sites: Sites) -> dict[str, Any]:
+    """Stage 4d: loss on neutral text with each domain's direction ablated and added."""
+    own = {
+        name: (torch.from_numpy(residuals.vector_at(name, x.site)).float(), x.site.layer)
+        for name, x in sites.own.items()
+    }
+    with job.reporter.stage("neutral text", 1):
+        found: dict[str, Any] = job.folder.stage(
+            "damage", lambda: neutral_losses(job.backend, own), job.backend.counters
+        )
+    return found
+
+
+def measure_refusal_of_safe(
+    job: Job, tokens: list[int], residuals: Residuals, sites: Sites, judged: JudgeCalibration | None
+) -> OverRefusal | None:
+    """Stage 4c: safe prompts that look dangerous under the shared direction; None where they are left out."""
+    prompts = job.over_refusal
+    if prompts is None:
+        return None
+    own, site, sizes = {name: sites.own[name].site for name in job.domains}, sites.common.site, job.config.sizes
+    directions = read_directions(residuals, own, site, job.config.seed)
+    evaluator = Evaluator(
+        job.backend,
+        tuple(tokens),
+        sizes.max_new_tokens,
+        job.judge,
+        outputs.completion_writer(job, "over_refusal", prompts.ids),
+        job.writer,
+    )
+    with job.reporter.stage("held-out: over-refusal", prompts.n_rows) as advance:
+        found = job.folder.stage(
+            "held_out.over_refusal",
+            lambda: measure_over_refusal(evaluator, prompts, directions, advance),
+            job.backend.counters,
+        )
+    return over_refusal(found, prompts, site.layer, judged, sizes.n_bootstrap, job.config.seed)
 
 
 def describe_geometry(

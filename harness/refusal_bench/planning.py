@@ -16,6 +16,7 @@ from refusal_bench.models.aliases import Source, resolve
 from refusal_bench.models.memory import Shape, check_fits, gigabytes
 from refusal_bench.models.show import access
 from refusal_bench.observation import REFUSAL_TOKENS_BUDGET
+from refusal_bench.over_refusal import OverRefusalPrompts, over_refusal_task, planted_contrasts, render_over_refusal
 from refusal_bench.tasks import Task, load_tasks
 
 
@@ -53,7 +54,12 @@ class Splits:
 
 
 def planned_stages(
-    config: RunConfig, tasks: Mapping[str, Task], mixed: MixedPrompts | None, n_positions: int, n_layers: int
+    config: RunConfig,
+    tasks: Mapping[str, Task],
+    mixed: MixedPrompts | None,
+    apart: OverRefusalPrompts | None,
+    n_positions: int,
+    n_layers: int,
 ) -> list[Stage]:
     """The stages of a run in order, each with the most it can take."""
     sizes = config.sizes
@@ -83,6 +89,8 @@ def planned_stages(
     stages.append(Stage("held-out prompts", rows + 3 * held_out, completed, sizes.max_new_tokens))
     if mixed is not None:
         stages.append(Stage("mixed prompts", mixed.n_rows(n), 0, 0))
+    if apart is not None:
+        stages.append(Stage("over-refusal", apart.n_rows, apart.n_rows, sizes.max_new_tokens))
     return stages
 
 
@@ -138,9 +146,9 @@ def _work(config: RunConfig, source: Source, tasks: Mapping[str, Task]) -> list[
     from refusal_bench.pipeline import planted_prompts
     from refusal_bench.prompts import render_tasks
 
-    both = mixed_task(config, tasks)
+    both, contrasts = mixed_task(config, tasks), over_refusal_task(config)
     try:
-        known = planted_prompts(tasks) | planted_mixtures(both, tasks)
+        known = planted_prompts(tasks) | planted_mixtures(both, tasks) | planted_contrasts(contrasts, list(tasks))
         tokenizer, shape, revision = load_tokenizer(source, config, known)
     except InputError as error:
         if source.kind in ("local", "gguf", "planted"):
@@ -153,14 +161,16 @@ def _work(config: RunConfig, source: Source, tasks: Mapping[str, Task]) -> list[
     splits = [split for domain in domains.values() for split in (domain.direction, domain.selection, domain.held_out)]
     mixed = None if both is None else render_mixed(both, list(domains), template.render, config.sizes)
     of_two = () if mixed is None else (*(prompt for some in mixed.harmful.values() for prompt in some), *mixed.harmless)
-    prompts_of = [*of_two, *(prompt for split in splits for prompt in (*split.harmful, *split.harmless))]
+    apart = None if contrasts is None else render_over_refusal(contrasts, template.render, config.sizes)
+    of_none = () if apart is None else (*apart.rendered["harmful"], *apart.rendered["harmless"])
+    prompts_of = [*of_two, *of_none, *(prompt for split in splits for prompt in (*split.harmful, *split.harmless))]
     longest = max(map(len, prompts_of))
     facts = [
         ("revision", revision or "none"),
         ("first prompt", " ".join(f"{token}:{tokenizer.decode([token])!r}" for token in first)),
         ("positions", ", ".join(f"{p} {t!r}" for p, t in zip(template.positions, template.suffix_tokens, strict=True))),
     ]
-    stages = planned_stages(config, tasks, mixed, len(template.positions), shape.n_layers)
+    stages = planned_stages(config, tasks, mixed, apart, len(template.positions), shape.n_layers)
     for stage in stages:
         answers = f", {stage.completions:,} of them answered" if stage.completions else ""
         facts.append(("at most", f"{stage.name}: {stage.prompts:,} prompts{answers}, {stage.tokens(longest):,} tokens"))

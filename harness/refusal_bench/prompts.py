@@ -12,6 +12,7 @@ from refusal_bench.backends.hf import Prompt
 from refusal_bench.config import Sizes
 from refusal_bench.models.template import ChatTemplate
 from refusal_bench.tasks import Row, Task
+from refusal_bench.tasks.schema import Label
 
 Pair = tuple[Row, Row]
 
@@ -27,6 +28,11 @@ class Rendered:
 
     def __len__(self) -> int:
         return len(self.harmful)
+
+    @property
+    def ids(self) -> dict[Label, tuple[str, ...]]:
+        """Prompt ids by label."""
+        return {"harmful": self.harmful_ids, "harmless": self.harmless_ids}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refusal_bench.config import SECTIONS
 from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Published, Record, Selection, Site
 
@@ -105,7 +106,7 @@ def published_rows(published: Published) -> list[list[str]]:
 def why_missing(record: Record, section: str) -> str:
     """Say why a part of the results is null."""
     chosen = record.config.get("sections")
-    if section in ("layers", "cross_domain", "subspace") and isinstance(chosen, list) and section not in chosen:
+    if section in SECTIONS and isinstance(chosen, list) and section not in chosen:
         return f"Left out: this run did not include the section “{section}”."
     if len(record.results.tasks) < 2 and section != "layers":
         return "Not measured: it needs at least two domains, and this run has one."

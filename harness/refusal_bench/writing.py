@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.config import RunConfig
 from refusal_bench.observation import REFUSAL_TOKENS_BUDGET
+from refusal_bench.over_refusal import OverRefusalPrompts
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain
 from refusal_bench.record import Parity
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def vllm_engine(
-    config: RunConfig, backend: HookBackend, domains: Mapping[str, Domain], reporter: Reporter
+    config: RunConfig,
+    backend: HookBackend,
+    domains: Mapping[str, Domain],
+    apart: OverRefusalPrompts | None,
+    reporter: Reporter,
 ) -> Iterator[VllmBackend | None]:
     """Start vLLM if the run asks for it, and stop it in the end; InputError if it cannot run this model."""
     if config.baseline_backend != "vllm":
@@ -29,9 +34,8 @@ def vllm_engine(
     from refusal_bench.backends.vllm import VllmBackend
 
     room = max(config.sizes.max_new_tokens, REFUSAL_TOKENS_BUDGET)
-    engine = VllmBackend(
-        backend.model, backend.counters, longest=max(map(len, _prompts(domains))) + room, seed=config.seed
-    )
+    prompts = [*_prompts(domains), *(prompt for some in (apart.rendered.values() if apart else ()) for prompt in some)]
+    engine = VllmBackend(backend.model, backend.counters, longest=max(map(len, prompts)) + room, seed=config.seed)
     reporter.note("starting vLLM ...")
     try:
         engine.start()

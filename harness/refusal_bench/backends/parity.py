@@ -3,17 +3,22 @@
 Next-token log-probabilities of both backends are compared on prompts of different lengths: without intervention, with
 a subspace ablated and with a vector added. The subspace and the vector are differences between these prompts' own
 streams, so that both interventions change the model a great deal; one that changed nothing would prove nothing.
+
+The mean difference over a prompt's most likely tokens is what counts, of the prompt where it is largest: the largest
+single difference is that of an unlikely token, and in half precision rounding alone makes it most of a nat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from refusal_bench.backends.hf import HookBackend, Prompt
-from refusal_bench.backends.vllm import VllmBackend
+from refusal_bench.backends.vllm import TOP, VllmBackend
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Ablate, Add, Intervention
 from refusal_bench.record import Parity
@@ -22,12 +27,12 @@ N_PROMPTS = 8
 """Prompts compared, of lengths spread evenly over those of the run."""
 
 TOLERANCE = 0.01
-"""Largest disagreement (nats) that float32 rounding explains, with room."""
+"""Largest mean difference (nats) that float32 rounding explains, with room."""
 
-HALF_PRECISION_TOLERANCE = 0.3
-"""The same in half precision: two kernels that round differently at every layer."""
+HALF_PRECISION_TOLERANCE = 0.5
+"""The same in half precision, where kernels round differently at every layer (measured: docs/backends.md)."""
 
-LEAST_EFFECT = 4
+LEAST_EFFECT = 3
 """An intervention must change the hook backend's log-probabilities by so many tolerances to be a test."""
 
 
@@ -42,22 +47,19 @@ def check_parity(hf: HookBackend, vllm: VllmBackend, prompts: Sequence[Prompt]) 
         "added": Add.at(differences[:1], layer),
     }
     expected = {name: torch.log_softmax(_logits(hf, chosen, what), dim=-1) for name, what in interventions.items()}
-    effects = {name: float((x - expected["baseline"]).abs().max()) for name, x in expected.items()}
-    found = dict[str, float]()
+    unmodified = _most_likely(expected["baseline"])
+    effects = {name: _worst_mean(_differences(x, unmodified)) for name, x in expected.items()}
+    found = dict[str, list[ndarray]]()
     reason = None
     try:
         for name, what in interventions.items():
-            rows = vllm.next_log_probabilities(chosen, what)
-            found[name] = max(
-                abs(float(expected[name][row, token]) - value)
-                for row, top in enumerate(rows)
-                for token, value in top.items()
-            )
+            found[name] = _differences(expected[name], vllm.next_log_probabilities(chosen, what))
     except InputError as error:  # vLLM's module tree offers no place for the hooks
         reason = str(error)
-    for name, difference in found.items():
-        if not difference <= tolerance:
-            reason = reason or f"{name}: log-probabilities differ by {difference:.2g} nats, {tolerance} is allowed"
+    means = {name: _worst_mean(differences) for name, differences in found.items()}
+    for name, mean in means.items():
+        if not mean <= tolerance:
+            reason = reason or f"{name}: log-probabilities differ by {mean:.2g} nats, {tolerance} is allowed"
         elif name != "baseline" and effects[name] < LEAST_EFFECT * tolerance:
             reason = reason or f"{name}: the intervention changes too little ({effects[name]:.2g} nats) to be a test"
     return Parity(
@@ -66,8 +68,28 @@ def check_parity(hf: HookBackend, vllm: VllmBackend, prompts: Sequence[Prompt]) 
         reason=reason,
         n_prompts=len(chosen),
         tolerance=tolerance,
-        max_abs_diff={name: value if value < float("inf") else None for name, value in found.items()},
+        max_abs_diff={name: _finite(np.max(np.concatenate(rows))) for name, rows in found.items()},
+        mean_abs_diff={name: _finite(mean) for name, mean in means.items()},
     )
+
+
+def _differences(expected: Tensor, found: Sequence[Mapping[int, float]]) -> list[ndarray]:
+    """Absolute differences (nats) a prompt, at the tokens whose log-probabilities were found."""
+    return [np.abs(expected[row, list(top)].numpy() - list(top.values())) for row, top in enumerate(found)]
+
+
+def _worst_mean(differences: Sequence[ndarray]) -> float:
+    return float(np.max([row.mean() for row in differences]))  # of numpy, since Python's max may pass a NaN over
+
+
+def _most_likely(expected: Tensor) -> list[dict[int, float]]:
+    """As many log-probabilities a prompt as vLLM gives."""
+    values, tokens = expected.topk(min(TOP, expected.shape[-1]))
+    return [dict(zip(*row, strict=True)) for row in zip(tokens.tolist(), values.tolist(), strict=True)]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if value < float("inf") else None
 
 
 def _spread(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -43,6 +43,11 @@ class Directions:
         """Mean of the domains' unit directions, as a unit vector."""
         return normalize(normalize(self.common, dim=1).mean(dim=0), dim=0)
 
+    @property
+    def norm(self) -> float:
+        """Mean norm of the domains' differences in means at the common site."""
+        return float(self.common.norm(dim=1).mean())
+
     def shared_part(self, domain: int) -> Float[Tensor, " d_model"]:
         """The domain's difference in means projected on the shared direction."""
         return (self.common[domain] @ self.shared) * self.shared

@@ -24,6 +24,9 @@ def judge_faults(record: Record) -> Iterator[str]:
     for name, task in record.results.tasks.items():
         for row, condition in task.refusal:
             yield from _rate_faults(f"results.tasks.{name}.refusal.{row}", condition, calibration)
+    if record.results.over_refusal is not None:
+        for row, condition in record.results.over_refusal.refusal:
+            yield from _rate_faults(f"results.over_refusal.refusal.{row}", condition, calibration)
 
 
 def _named(config: object, name: str) -> Iterator[str]:

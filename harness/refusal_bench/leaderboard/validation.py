@@ -7,10 +7,21 @@ from datetime import datetime
 
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.causal_tables import causal_faults
-from refusal_bench.leaderboard.checks import in_range, labels_fit, ordered, same
+from refusal_bench.leaderboard.checks import in_range, labels_fit, long, ordered, same
 from refusal_bench.leaderboard.judge import judge_faults
 from refusal_bench.leaderboard.matrices import cross_domain_faults, geometry_faults, subspace_faults
-from refusal_bench.record import Condition, HeldOutIds, Model, Record, Selection, Served, Site, TaskInfo, TaskResult
+from refusal_bench.record import (
+    Condition,
+    HeldOutIds,
+    Model,
+    OverRefusal,
+    Record,
+    Selection,
+    Served,
+    Site,
+    TaskInfo,
+    TaskResult,
+)
 
 SINGLE = 1e-3
 """Slack for cosines in single precision."""
@@ -32,6 +43,8 @@ def disagreements(record: Record) -> list[str]:
         faults += cross_domain_faults("results.cross_domain", results.cross_domain, results.tasks)
     if results.subspace is not None:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
+    if results.over_refusal is not None:
+        faults += over_refusal_faults("results.over_refusal", results.over_refusal)
     if results.served is not None:
         faults += _served_faults("results.served.tasks", results.served, results.tasks)
     # What a matrix of another shape would be compared with is not there.
@@ -82,7 +95,26 @@ def _task_faults(where: str, task: TaskResult, model: Model) -> Iterator[str]:
     yield from _layer_faults(f"{where}.layers", task, model)
     yield from in_range(f"{where}.reliability.split_half", task.reliability.split_half, high=1)
     yield from ordered(f"{where}.reliability.split_half_ci95", task.reliability.split_half_ci95, high=1)
-    yield from in_range(f"{where}.damage.kl_harmless", task.damage.kl_harmless, 0)
+    yield from _damage_faults(f"{where}.damage", task)
+
+
+def _damage_faults(where: str, task: TaskResult) -> Iterator[str]:
+    damage, neutral, refusal = task.damage, task.damage.neutral, dict(task.refusal)
+    yield from in_range(f"{where}.kl_harmless", damage.kl_harmless, 0)
+    yield from in_range(f"{where}.kl_added", damage.kl_added, 0)
+    for name, share in (damage.degenerate or {}).items():
+        if name not in refusal:
+            yield f"{where}.degenerate has no condition {name}"
+            continue
+        labels = refusal[name].labels
+        yield from same(f"{where}.degenerate.{name}.k", share.k, labels.count("G"))
+        yield from same(f"{where}.degenerate.{name}.n", share.n, derive.n_scored(labels))
+        yield from same(f"{where}.degenerate.{name}.value", share.value, share.k / share.n if share.n else None)
+    if neutral is not None:
+        yield from in_range(f"{where}.neutral.baseline", neutral.baseline, 0)
+        for name in ("ablated", "added"):
+            interval = getattr(neutral, f"{name}_rise_ci95")
+            yield from ordered(f"{where}.neutral.{name}_rise_ci95", interval)
 
 
 def _served_faults(where: str, served: Served, tasks: Mapping[str, TaskResult]) -> Iterator[str]:
@@ -93,6 +125,28 @@ def _served_faults(where: str, served: Served, tasks: Mapping[str, TaskResult]) 
         ids = tasks[name].held_out_ids
         yield from _condition_faults(f"{where}.{name}.harmful", task.harmful, len(ids.harmful))
         yield from _condition_faults(f"{where}.{name}.harmless", task.harmless, len(ids.harmless))
+
+
+def over_refusal_faults(where: str, found: OverRefusal) -> Iterator[str]:
+    """Rates follow from labels, those by type from labels and types."""
+    ids = dict(found.held_out_ids)
+    if len({*ids["harmful"], *ids["harmless"]}) < len(ids["harmful"] + ids["harmless"]):
+        yield f"{where}.held_out_ids names a prompt twice"
+    for label, of in ids.items():
+        yield from long(f"{where}.types.{label}", found.types.get(label, ()), len(of))
+    for name, condition in found.refusal:
+        label = name.rpartition("_")[2]
+        yield from _condition_faults(f"{where}.refusal.{name}", condition, len(ids[label]))
+        for kind, shares in found.by_type.items():
+            at, types = f"{where}.by_type.{kind}.{name}", found.types.get(label, ())
+            labels = "".join(letter for letter, of in zip(condition.labels, types, strict=False) if of == kind)
+            if name not in shares:
+                yield f"{at} is missing"
+                continue
+            yield from same(f"{at}.k", shares[name].k, labels.count("R"))
+            yield from same(f"{at}.n", shares[name].n, derive.n_scored(labels))
+            yield from same(f"{at}.value", shares[name].value, derive.refusal_rate(labels))
+            yield from same(f"{at}.ci95", shares[name].ci95, derive.rate_interval(labels))
 
 
 def _condition_faults(where: str, condition: Condition, n: int) -> Iterator[str]:

@@ -225,6 +225,8 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
+    if getattr(settings.get_text_config(), "attn_logit_softcapping", None) is not None:
+        options["attn_implementation"] = "eager"  # some versions of transformers take a kernel that leaves the cap out
     in_full = bool(files.gguf or adapter)
     straight = not in_full and (place.device.type != "cpu" or place.quantization != "none")
     if straight:

@@ -6,7 +6,7 @@ U unfinished, ? unscored.
 """
 
 from refusal_bench.record.base import Interval, Matrix, MatrixOfIntervals
-from refusal_bench.record.beside import Parity, Published, PublishedFigure, Served, ServedTask
+from refusal_bench.record.beside import OverRefusal, Parity, Published, PublishedFigure, Served, ServedTask
 from refusal_bench.record.causal import (
     Affine,
     Curve,
@@ -28,6 +28,7 @@ from refusal_bench.record.domain import (
     Direction,
     HeldOutIds,
     Layer,
+    NeutralLoss,
     Refusal,
     Reliability,
     Screen,
@@ -86,6 +87,8 @@ __all__ = [
     "MixedPair",
     "MixtureModel",
     "Model",
+    "NeutralLoss",
+    "OverRefusal",
     "PanelAgreement",
     "Parity",
     "Parts",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from refusal_bench.record.base import Frozen, Interval
-from refusal_bench.record.domain import Condition
+from refusal_bench.record.domain import Condition, HeldOutIds, Refusal
+from refusal_bench.record.judge import Proportion
 
 
 class Parity(Frozen):
@@ -20,9 +21,31 @@ class Parity(Frozen):
     n_prompts: int
     """Prompts compared, of different lengths."""
     tolerance: float
-    """Largest difference allowed, nats."""
+    """Largest `mean_abs_diff` allowed, nats; where that is null, largest `max_abs_diff`."""
     max_abs_diff: dict[str, float | None]
     """Largest difference (nats) unmodified, with a subspace ablated, and with a vector added; null: infinite."""
+    mean_abs_diff: dict[str, float | None] | None = None
+    """The same as a mean over a prompt's most likely tokens, of the prompt where it is largest."""
+
+
+class OverRefusal(Frozen):
+    """Safe prompts that look dangerous (`harmless`) and unsafe contrasts (`harmful`), under the domains' shared
+    direction: the mean of their unit directions at the common site, added with their mean norm."""
+
+    version: str
+    """Version of the task `over_refusal`."""
+    sha256: str
+    """SHA-256 over its checksums."""
+    layer: int
+    """Layer of the common site, where the direction is added."""
+    held_out_ids: HeldOutIds
+    """Prompt ids behind labels and scores."""
+    types: dict[str, list[str]]
+    """By label, why each prompt looks dangerous, in the same order."""
+    refusal: Refusal
+    """Refusal by condition."""
+    by_type: dict[str, dict[str, Proportion]]
+    """Refusals among scored completions, by type and condition."""
 
 
 class ServedTask(Frozen):

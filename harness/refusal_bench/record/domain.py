@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from refusal_bench.record.base import Frozen, Interval
+from refusal_bench.record.judge import Proportion
 
 
 class Site(Frozen):
@@ -161,13 +162,38 @@ class Reliability(Frozen):
     """Random splits."""
 
 
+class NeutralLoss(Frozen):
+    """Cross-entropy (nats a token) on passages of plain English, without a chat template."""
+
+    n_passages: int
+    """Passages."""
+    n_tokens: int
+    """Tokens predicted."""
+    baseline: float
+    """Mean over passages, no intervention."""
+    ablated_rise: float
+    """Mean rise with the domain's direction ablated everywhere."""
+    ablated_rise_ci95: Interval
+    """Percentile bootstrap over passages."""
+    added_rise: float
+    """Mean rise with its difference in means added once at the direction's layer."""
+    added_rise_ci95: Interval
+    """Percentile bootstrap over passages."""
+
+
 class Damage(Frozen):
-    """What ablation breaks."""
+    """What the interventions break; without another word, ablation."""
 
     kl_harmless: float | None
     """KL in nats, first answer token, held-out harmless prompts."""
     loss_delta: float | None
     """Rise of the cross-entropy (nats a token) on the model's own answers to held-out harmless prompts."""
+    kl_added: float | None = None
+    """KL in nats, first answer token, held-out harmless prompts, with the difference in means added."""
+    neutral: NeutralLoss | None = None
+    """Loss on neutral text; null where the tokenizer knows none of it and in records of before 0.4."""
+    degenerate: dict[str, Proportion] | None = None
+    """By condition of `refusal`, completions judged degenerate (G) among those scored."""
 
 
 class TaskResult(Frozen):

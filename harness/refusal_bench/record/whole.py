@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from refusal_bench.errors import InputError
 from refusal_bench.record.base import Frozen
-from refusal_bench.record.beside import Parity, Published, Served
+from refusal_bench.record.beside import OverRefusal, Parity, Published, Served
 from refusal_bench.record.domain import TaskResult
 from refusal_bench.record.geometry import Depth, Geometry, SiteEffect
 from refusal_bench.record.judge import JudgeInfo
@@ -37,6 +37,8 @@ class Results(Frozen):
     """Geometry of every layer; null for one domain or if the section `layers` was left out."""
     site_effect: SiteEffect | None = None
     """What comparing directions of different layers does to the cosines; null where geometry is."""
+    over_refusal: OverRefusal | None = None
+    """Null if the section was left out and in records of before 0.4."""
     parity: Parity | None = None
     """For `--baseline-backend vllm`."""
     served: Served | None = None

@@ -167,15 +167,15 @@ def judge_figure(record: Record) -> Figure | None:
     else:
         part = f", part {measured.part}" if measured.part else ""
         notes.append(
-            f"On {measured.n} labelled completions{part}: precision {_share(measured.precision)}, recall "
-            f"{_share(measured.recall)}, Cohen's kappa {said(measured.kappa, *measured.kappa_ci95)}, "
-            f"{measured.n_unscored} unscored; of those scored, sensitivity {_share(measured.sensitivity)}, specificity "
-            f"{_share(measured.specificity)}."
+            f"On {measured.n} labelled completions{part}: precision {share_text(measured.precision)}, recall "
+            f"{share_text(measured.recall)}, Cohen's kappa {said(measured.kappa, *measured.kappa_ci95)}, "
+            f"{measured.n_unscored} unscored; of those scored, sensitivity {share_text(measured.sensitivity)}, "
+            f"specificity {share_text(measured.specificity)}."
         )
     if judge.agreement is not None:
         panel = judge.agreement
         notes.append(
-            f"Panel of {', '.join(panel.judges)}: one letter on {_share(panel.unanimous)}, Fleiss' kappa "
+            f"Panel of {', '.join(panel.judges)}: one letter on {share_text(panel.unanimous)}, Fleiss' kappa "
             f"{number(panel.kappa)} (n = {panel.n})."
         )
     conditions = {**HARMFUL, **HARMLESS}
@@ -196,5 +196,6 @@ def judge_figure(record: Record) -> Figure | None:
     return Figure("judge", "The judge's error", caption, [], header, rows, wide=True, notes=notes)
 
 
-def _share(of: Proportion) -> str:
+def share_text(of: Proportion) -> str:
+    """A share with its interval and counts, in words."""
     return f"{said(of.value, *(of.ci95 or ()), share=True)} ({of.k} of {of.n})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from refusal_bench import words
 from refusal_bench.record import Record
-from refusal_bench.report import backends, behaviour, causal, depth, effects, geometry
+from refusal_bench.report import backends, behaviour, causal, depth, effects, geometry, side_effects
 from refusal_bench.report.figure import Figure
 
 
@@ -26,8 +26,10 @@ def sections(record: Record) -> list[Section]:
     """All of them, in reading order."""
     domain_figures = [
         behaviour.refusal_figure(record),
+        side_effects.over_refusal_figure(record),
         behaviour.directions_figure(record),
         behaviour.selection_figure(record),
+        side_effects.damage_figure(record),
     ]
     found = [
         _section(record, "Directions", "Does each domain have a direction?", "tasks", domain_figures),

@@ -96,6 +96,8 @@ def axis_over(values: Sequence[float], start: float, end: float, *, include: flo
     known = [*values, *([] if include is None else [include])] or [0.0, 1.0]
     low, high = min(known), max(known)
     air = 0.06 * (high - low) or 0.5
+    if low == high:
+        include = None  # a single value needs air on both sides
     return Axis(low if low == include else low - air, high if high == include else high + air, start, end)
 
 

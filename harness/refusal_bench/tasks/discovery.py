@@ -105,6 +105,8 @@ def load_tasks(spec: str, extra: Sequence[Path] = (), kinds: Collection[Kind] = 
     tasks = {reading.name: reading.task for reading in readings if reading.task is not None}
     for name, task in tasks.items():
         if task.manifest.kind not in kinds:
-            message = f"task {name!r} is of kind {task.manifest.kind}, which cannot be chosen here; leave it out."
-            raise InputError(message)
+            raise InputError(
+                f"task {name!r} is of kind {task.manifest.kind}, which cannot be chosen here; leave it out: a run "
+                "measures it beside the domains."
+            )
     return tasks
