@@ -2,10 +2,9 @@
 
     python benchmarks/quantisation.py RUN_DIR RUN_DIR... --json
 
-The first run decides at which site directions are read. A record holds no residual stream, so that of the train pairs
-is read again, in each run's precision (a minute a run for the demo model). A cosine's interval is a bootstrap over
-train pairs, the same draws in both precisions: its noise is what the choice of prompts does to the difference between
-them.
+Directions are read at the first run's common site, or at --site LAYER POSITION (a quick run's choice of one is noisy).
+A record holds no residual stream, so that of the train pairs is read again, in each run's precision (a minute a run for
+the demo model). A cosine's interval is a bootstrap over train pairs, the same draws in both precisions.
 """
 
 from __future__ import annotations
@@ -131,13 +130,13 @@ def within(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def benchmark(folders: Sequence[Path]) -> dict[str, Any]:
-    """Compare runs of one model; InputError for a folder that is no run."""
+def benchmark(folders: Sequence[Path], site: Site | None = None) -> dict[str, Any]:
+    """Compare runs of one model, at the first one's common site if none is given; InputError for what is no run."""
     records = [find(str(folder), Path("leaderboards")).record for folder in folders]
     names = [precision(record) for record in records]
     if len(set(names)) < len(names):
         raise InputError(f"two of the runs have the same precision ({', '.join(names)}); give one of each.")
-    site = common_site(records[0])
+    site = site or common_site(records[0])
     differences = {precision(record): read_differences(record, site) for record in records}
     return {
         "model": records[0].model.id,
@@ -181,11 +180,12 @@ def _rate(cell: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description="Compare the directions of one model in several precisions.")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs; the first decides the site")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs of one model in several precisions")
+    parser.add_argument("--site", nargs=2, type=int, metavar=("LAYER", "POSITION"), help="where directions are read")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     options = parser.parse_args(arguments)
     try:
-        result = benchmark(options.runs)
+        result = benchmark(options.runs, options.site and Site(layer=options.site[0], position=options.site[1]))
     except InputError as error:
         parser.error(str(error))
     show(result, Console(width=200))
