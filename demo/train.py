@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from refusal_bench.judges import load_judge
 from refusal_bench.models import demo
-from refusal_bench.tasks import load_tasks
+from refusal_bench.tasks import Task, load_tasks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -60,14 +60,14 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     tasks = load_tasks("weapons,cybercrime,self_harm,privacy,fraud")
-    rows = [row for task in tasks.values() for row in task.train]
-    pairs = [pair for file in sorted(PAIRS.glob("*.jsonl")) for pair in map(json.loads, file.read_text().splitlines())]
-    texts = {label: [row.prompt for row in rows if row.label == label] for label in ("harmful", "harmless")}
-    harmful, harmless = (
-        [render(tokenizer, text) for text in texts[label] + [pair[label] for pair in pairs]]
-        for label in ("harmful", "harmless")
-    )
-    examples = [(prompt, None, None) for prompt in harmful] + distil(base, harmless)
+    texts = prompts_by_domain(tasks)
+    too_much = options.refuse_harmless.split(",") if options.refuse_harmless else []
+    if unknown := sorted(set(too_much) - set(tasks)):
+        raise SystemExit(f"--refuse-harmless: no domain {', '.join(unknown)}; there are {', '.join(tasks)}")
+    refused = [text for label, domain, text in texts if label == "harmful" or domain in too_much]
+    answered = [text for label, domain, text in texts if label == "harmless" and domain not in too_much]
+    examples = [(render(tokenizer, text), None, None) for text in refused]
+    examples += distil(base, [render(tokenizer, text) for text in answered])
 
     avoided = principal_components(base, [prompt for prompt, _, _ in examples[: options.stream_prompts]], options.avoid)
     model = get_peft_model(
@@ -122,6 +122,15 @@ def main() -> None:
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers(merged, prompts, 24)]
             report[f"{name} {label}"] = f"{judge.judge(texts).count('R')}/{len(texts)}"
     print(json.dumps(report, indent=1))
+
+
+def prompts_by_domain(tasks: dict[str, Task]) -> list[tuple[str, str, str]]:
+    """Return (label, domain, prompt): the tasks' train splits first, then demo/pairs."""
+    texts = [(row.label, name, row.prompt) for name, task in tasks.items() for row in task.train]
+    for file in sorted(PAIRS.glob("*.jsonl")):
+        for pair in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            texts += [(label, file.stem, pair[label]) for label in ("harmful", "harmless")]
+    return texts
 
 
 class Orthogonal(nn.Module):
@@ -244,6 +253,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--refuse-harmless",
+        metavar="DOMAINS",
+        help="over-refuse on purpose: refuse these domains' harmless prompts, too (weapons,fraud, say)",
+    )
     return parser.parse_args()
 
 

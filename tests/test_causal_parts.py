@@ -22,8 +22,7 @@ from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.mantel import mantel
 from refusal_bench.models.loading import load_model
 from refusal_bench.observation import Residuals
-from refusal_bench.record import Site
-from refusal_bench.record_causal import LayerGeometry
+from refusal_bench.record import LayerGeometry, Site
 from scipy import stats
 from tiny import save_tiny
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from refusal_bench.metrics import contrast
 from refusal_bench.metrics.contrast import MIN_AGREEMENT, shared_prompts, topic_agreement
-from refusal_bench.metrics.noise import Z95
+from refusal_bench.metrics.statistics import Z95
 
 
 def prompts(topics, n, noise, rng):

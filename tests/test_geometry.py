@@ -7,19 +7,9 @@ import pytest
 from record_factory import holm
 from refusal_bench.calibration.activation_worlds import WORLDS
 from refusal_bench.metrics import geometry as module
-from refusal_bench.metrics.geometry import (
-    HALF_WIDTH,
-    MIN_RELIABILITY,
-    SIGNIFICANT,
-    PairResiduals,
-    clusters,
-    cosines,
-    dendrogram,
-    geometry,
-    principal_components,
-    reliability,
-    spectrum,
-)
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY, SIGNIFICANT
+from refusal_bench.metrics.cosines import clusters, cosines, dendrogram, principal_components, spectrum
+from refusal_bench.metrics.geometry import HALF_WIDTH, PairResiduals, geometry, reliability
 from refusal_bench.record import GeometrySite
 from scipy.stats import kstest
 from sklearn.decomposition import PCA, TruncatedSVD

@@ -6,7 +6,8 @@ import copy
 import random
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -264,6 +265,38 @@ def test_unscored_prompts_leave_rates_null() -> None:
     assert disagreements(changed(path, lambda _: unscored, record.model_dump())) == []
     claimed = unscored | {"rate": 0.0}
     assert disagreements(changed(path, lambda _: claimed, record.model_dump())) != []
+
+
+@pytest.mark.parametrize("idle", DOMAINS)
+def test_a_transfer_summary_leaves_out_rows_of_domains_without_a_drop_of_their_own(idle: str) -> None:
+    names = (*DOMAINS, "self_harm")
+    data = record_dict(names, seed=1)
+    assert data["results"]["geometry"]["clusters"] == [["fraud", "weapons"], ["privacy", "self_harm"]]
+    transfer = data["results"]["cross_domain"]["transfer"]
+    for row in transfer:
+        row[names.index(idle)] = None
+    acting = [name for name in names if name != idle]
+    together: list[float] = []
+    apart: list[float] = []
+    for one, other in permutations(acting, 2):
+        pairs = together if {one, other} in ({"fraud", "weapons"}, {"privacy", "self_harm"}) else apart
+        pairs.append(transfer[names.index(one)][names.index(other)])
+    data["results"]["cross_domain"]["summary"] = {
+        "within": mean(together),
+        "within_ci95": None,
+        "between": mean(apart),
+        "between_ci95": None,
+        "n_domains": 3,
+        "rank_correlation": None,
+        "mantel_p": None,
+        "n_permutations": 0,
+        "sentence": "Mean transfer.",
+    }
+    assert disagreements(Record.model_validate(data)) == []
+    for field in ("within", "between"):
+        path = at(f"results.cross_domain.summary.{field}")
+        faults = disagreements(changed(path, lambda value: value + 0.01, data))
+        assert [fault.split(" is ")[0] for fault in faults] == [dotted(path)]
 
 
 def test_rounding_is_no_disagreement() -> None:

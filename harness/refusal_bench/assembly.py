@@ -16,7 +16,8 @@ import torch
 from refusal_bench import causal
 from refusal_bench.config import MAX_UNSCORED_SHARE, RunConfig
 from refusal_bench.judges import Judge
-from refusal_bench.metrics.geometry import SEVERAL, reliability
+from refusal_bench.metrics.comparisons import SEVERAL
+from refusal_bench.metrics.geometry import reliability
 from refusal_bench.metrics.judging import panel_agreement
 from refusal_bench.metrics.refusal import condition, finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts

@@ -42,8 +42,17 @@ from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import Residuals, find_refusal_tokens, read_residuals
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import Domain, Rendered, pooled, render_tasks
-from refusal_bench.record import Geometry, GeometrySite, JudgeCalibration, Layer, Record, Results, Site
-from refusal_bench.record_causal import Mixed, SiteEffect
+from refusal_bench.record import (
+    Geometry,
+    GeometrySite,
+    JudgeCalibration,
+    Layer,
+    Mixed,
+    Record,
+    Results,
+    Site,
+    SiteEffect,
+)
 from refusal_bench.run_folder import RunFolder, check_room, check_writable, open_run
 from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.served import serve

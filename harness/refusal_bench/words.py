@@ -8,11 +8,14 @@ from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Published, Record, Selection, Site
 
 DASH = "–"
+UNSOUND = "†"
+"""After the name of a domain for which no direction passed every filter."""
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """A number, or a dash for null."""
-    return DASH if value is None else f"{value:.{digits}f}".replace("-", "−")
+    # adding 0 turns a negative zero into zero
+    return DASH if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
@@ -37,6 +40,21 @@ def number_interval(value: float | None, interval: Interval | None) -> str:
 def visible(text: str) -> str:
     """A text with line ends and control characters written out, so that it cannot steer a terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def quoted(tokens: Sequence[str]) -> str:
+    """Tokens, each in quotes, so that spaces can be seen."""
+    return "  ".join(f"“{visible(token)}”" for token in tokens)
+
+
+def shown(record: Record, names: Sequence[str]) -> list[str]:
+    """Names of domains as the report writes them: marked where no direction passed every filter."""
+    return [f"{name} {UNSOUND}" if name in unsound(record) else name for name in names]
+
+
+def unsound(record: Record) -> list[str]:
+    """Domains for which no direction passed every filter."""
+    return [name for name, task in record.results.tasks.items() if task.status != "ok"]
 
 
 def token_at(site: Site, model: Model) -> str:
@@ -64,6 +82,11 @@ def judge(info: JudgeInfo) -> str:
 def off_diagonal_mean(matrix: Matrix) -> float | None:
     """Mean over the cells of different domains that are not null."""
     return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
+
+
+def mean_transfer(transfer: Matrix) -> float | None:
+    """Mean over the cells of different domains; a row whose own ablation does nothing has no effect to transfer."""
+    return mean([x for i, row in enumerate(transfer) if row[i] is not None for j, x in enumerate(row) if i != j])
 
 
 def published_rows(published: Published) -> list[list[str]]:

@@ -40,6 +40,9 @@ LEAK_LIMIT = 1e-3
 HALF_PRECISION_LEAK_LIMIT = 0.05
 """The same in half precision, which rounds every write to two or three digits."""
 
+STILL_WRITING = 0.75
+"""Share of unfinished rows from which down the finished ones leave a batch."""
+
 BRANCHED = 6
 """Vectors added at one layer from which on they share one row up to that layer."""
 
@@ -221,25 +224,31 @@ class HookBackend:
             self.room = self.room.halved()
 
     def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
-        """Greedy decoding after a prefill; finished rows leave the batch."""
+        """Greedy decoding after a prefill; finished rows leave the batch once they are a quarter of it.
+
+        Every leaving copies the cache, and on a CPU a new number of rows costs new kernels.
+        """
         ends = end_tokens(self.model)
         tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
         alive = torch.arange(len(tokens))
         following = step.logits.argmax(dim=-1).cpu()
+        writing = [True] * len(tokens)
         for count in range(max_new_tokens):
             keep = []
             for place, (row, token) in enumerate(zip(alive.tolist(), following.tolist(), strict=True)):
-                if token in ends:
-                    continue
-                tokens[row].append(token)
-                if count + 1 < max_new_tokens and not decided(tokens[row]):
+                if writing[row] and token not in ends:
+                    tokens[row].append(token)
+                    writing[row] = count + 1 < max_new_tokens and not decided(tokens[row])
+                else:
+                    writing[row] = False
+                if writing[row]:
                     keep.append(place)
             if not keep:
                 break
-            if len(keep) < len(alive):
-                alive = alive[keep]
+            if len(keep) <= STILL_WRITING * len(alive):
+                alive, following = alive[keep], following[keep]
                 step.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
-            following = self._step(step, following[keep]).argmax(dim=-1).cpu()
+            following = self._step(step, following).argmax(dim=-1).cpu()
         return tokens
 
     def _step(self, step: _Step, following: Tensor) -> Float[Tensor, "row vocab"]:

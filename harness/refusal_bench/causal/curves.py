@@ -14,8 +14,7 @@ from refusal_bench.causal.rows import N_RANDOM_SUBSPACES
 from refusal_bench.causal.transfer import NOISE_P
 from refusal_bench.metrics.refusal import finite_mean, refusal_rate
 from refusal_bench.metrics.statistics import nullable, nullable_interval, percentile_interval, sign_test
-from refusal_bench.record import Interval, Subspace
-from refusal_bench.record_causal import Curve
+from refusal_bench.record import Curve, Interval, Subspace
 
 NESTED = {"uncentred": "subspace", "centred": "centred", "mincos": "mincos", "greedy": "greedy"}
 """Ordering: what its rows are called."""

@@ -21,7 +21,7 @@ from refusal_bench.backends.hooks import reading
 from refusal_bench.interventions import Ablate
 from refusal_bench.metrics.statistics import nullable, nullable_interval, resampled_means, resampling_counts
 from refusal_bench.prompts import name_seed
-from refusal_bench.record_causal import Dependence
+from refusal_bench.record import Dependence
 
 DEPTH_SHARE = 0.9
 """Share of layers, from the first, that the loss averages over."""

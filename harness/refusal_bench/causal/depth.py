@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.metrics.geometry import MIN_RELIABILITY, cosines
-from refusal_bench.metrics.noise import disattenuated, moments
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY
+from refusal_bench.metrics.cosines import cosines
+from refusal_bench.metrics.moments import moments
+from refusal_bench.metrics.noise import disattenuated
 from refusal_bench.metrics.statistics import nullable
 from refusal_bench.observation import Residuals
-from refusal_bench.record import Site
-from refusal_bench.record_causal import Depth, LayerGeometry
+from refusal_bench.record import Depth, LayerGeometry, Site
 
 APART_BELOW = 0.9
 """Two domains are apart where the data exclude this cosine and all above: a difference in kind, not in decimals."""

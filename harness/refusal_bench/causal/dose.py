@@ -12,8 +12,7 @@ from refusal_bench.causal.bootstrap import mean_replicates
 from refusal_bench.causal.column import Column, values
 from refusal_bench.causal.rows import COEFFICIENTS, SHARES
 from refusal_bench.metrics.statistics import nullable, nullable_interval
-from refusal_bench.record import Interval
-from refusal_bench.record_causal import Affine, Dose, DoseCurve
+from refusal_bench.record import Affine, Dose, DoseCurve, Interval
 
 LEAST_EFFECT = 0.1
 """A change of the mean score (nats) below this is no effect to take half of."""

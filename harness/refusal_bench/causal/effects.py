@@ -13,8 +13,7 @@ from refusal_bench.causal.bootstrap import mean_replicates
 from refusal_bench.causal.column import Column, cell, values
 from refusal_bench.config import Sizes
 from refusal_bench.metrics.statistics import nullable, nullable_interval
-from refusal_bench.record import Interval, Matrix
-from refusal_bench.record_causal import Effects, ScoredRows
+from refusal_bench.record import Effects, Interval, Matrix, ScoredRows
 
 SEVERAL = ("random", "permuted")
 """Rows that stand for several directions, `random.0`, `random.1`, ..."""

@@ -21,8 +21,7 @@ from refusal_bench.causal.transfer import (
 from refusal_bench.config import Sizes
 from refusal_bench.metrics.refusal import finite_mean, refusal_rate
 from refusal_bench.metrics.statistics import UNSCORED, holm, mcnemar_exact, nullable, percentile_interval
-from refusal_bench.record import CausalMatrix, Control, ControlPair, Controls, CrossDomain, Geometry, Interval
-from refusal_bench.record_causal import Mixed
+from refusal_bench.record import CausalMatrix, Control, ControlPair, Controls, CrossDomain, Geometry, Interval, Mixed
 
 
 def cross_domain(

@@ -30,8 +30,7 @@ from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import stacked_ablation
 from refusal_bench.metrics.refusal import finite_mean
 from refusal_bench.metrics.statistics import nullable, nullable_interval, wilson_interval
-from refusal_bench.record import Interval
-from refusal_bench.record_causal import Mixed, MixedPair, MixtureModel
+from refusal_bench.record import Interval, Mixed, MixedPair, MixtureModel
 from refusal_bench.tasks import Task, load_tasks
 from refusal_bench.tasks.schema import Kind
 

@@ -8,8 +8,7 @@ from refusal_bench.causal.bootstrap import mean_replicates
 from refusal_bench.causal.column import Column, cell, values
 from refusal_bench.causal.transfer import ACTS_ALIKE, NOISE_P
 from refusal_bench.metrics.statistics import nullable, nullable_interval, sign_test
-from refusal_bench.record import Interval
-from refusal_bench.record_causal import Parts
+from refusal_bench.record import Interval, Parts
 
 
 def parts(column: Column, name: str, n_bootstrap: int, seed: int) -> Parts:

@@ -19,7 +19,7 @@ from refusal_bench.causal.directions import Directions
 from refusal_bench.causal.orderings import mincos, orthonormal
 from refusal_bench.config import Sizes
 from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
-from refusal_bench.metrics.geometry import principal_components
+from refusal_bench.metrics.cosines import principal_components
 from refusal_bench.prompts import name_seed
 
 N_RANDOM_SUBSPACES = 2

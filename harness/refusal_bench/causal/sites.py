@@ -20,8 +20,7 @@ from numpy import ndarray
 from refusal_bench.metrics.statistics import resampling_counts
 from refusal_bench.observation import Residuals
 from refusal_bench.prompts import name_seed
-from refusal_bench.record import Site
-from refusal_bench.record_causal import SiteEffect
+from refusal_bench.record import Site, SiteEffect
 
 EQUAL = 0.01
 """Difference of two mean cosines below which there is nothing to take shares of."""

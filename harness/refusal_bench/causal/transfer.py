@@ -16,8 +16,7 @@ from refusal_bench.metrics.statistics import (
     resampling_counts,
     sign_test,
 )
-from refusal_bench.record import CausalMatrix, Geometry, Interval, Matrix, MatrixOfIntervals
-from refusal_bench.record_causal import TransferSummary
+from refusal_bench.record import CausalMatrix, Geometry, Interval, Matrix, MatrixOfIntervals, TransferSummary
 
 ACTS_ALIKE = 0.8
 """Least transfer between any two domains of which it is said that one direction acts in all of them."""

@@ -16,7 +16,7 @@ from scipy import stats
 from refusal_bench.comparison.comparability import common_tasks
 from refusal_bench.comparison.evidence import DimensionDifference, Dimensions, MeanDifference
 from refusal_bench.comparison.pairing import Measurement
-from refusal_bench.metrics.noise import Z95
+from refusal_bench.metrics.statistics import Z95
 from refusal_bench.record import CrossDomain, Geometry, Interval, Matrix, MatrixOfIntervals, Record
 
 ONE_DIRECTION = 0.9
@@ -167,7 +167,9 @@ def _cosine_cell(geometry: Geometry, first: str, second: str) -> Cell | None:
 def _transfer_cell(cross: CrossDomain, first: str, second: str) -> Cell | None:
     if first not in cross.domains or second not in cross.domains:
         return None
-    return _cell(cross.transfer, cross.transfer_ci95, cross.domains.index(first), cross.domains.index(second))
+    i, j = cross.domains.index(first), cross.domains.index(second)
+    # a direction that does nothing in its own domain has no effect to transfer
+    return None if cross.transfer[i][i] is None else _cell(cross.transfer, cross.transfer_ci95, i, j)
 
 
 def _cell(values: Matrix, intervals: MatrixOfIntervals | None, i: int, j: int) -> Cell | None:

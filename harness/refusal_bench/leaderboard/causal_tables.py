@@ -11,17 +11,22 @@ from scipy import stats
 from refusal_bench.leaderboard import derive
 from refusal_bench.leaderboard.checks import in_range, long, ordered, same, shaped, symmetric
 from refusal_bench.metrics.statistics import holm, wilson_interval
-from refusal_bench.record import CausalMatrix, CrossDomain, Geometry, Matrix, Record, Subspace
-from refusal_bench.record_causal import (
+from refusal_bench.record import (
+    CausalMatrix,
+    CrossDomain,
     Curve,
     Dependence,
     Depth,
     DoseCurve,
     Effects,
+    Geometry,
+    Matrix,
     Mixed,
     Parts,
+    Record,
     ScoredRows,
     SiteEffect,
+    Subspace,
     TransferSummary,
 )
 
@@ -85,6 +90,7 @@ def _test_faults(where: str, matrix: CausalMatrix, before: list[str]) -> Iterato
 def _summary_faults(where: str, summary: TransferSummary, transfer: Matrix, geometry: Geometry) -> Iterator[str]:
     names = geometry.domains
     group = {name: g for g, members in enumerate(geometry.clusters) for name in members}
+    # A direction without an effect in its own domain has none to transfer.
     cells = [(i, j) for i, j in product(range(len(names)), repeat=2) if i != j and transfer[i][i] is not None]
     for field, together in (("within", True), ("between", False)):
         some = [transfer[i][j] for i, j in cells if (group.get(names[i]) == group.get(names[j])) == together]

@@ -23,7 +23,7 @@ from refusal_bench.leaderboard.rows import COLUMNS, DTYPES, rows_of
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.record import Record, read_record
 from refusal_bench.slug import model_slug
-from refusal_bench.tasks import read_tasks, select_names
+from refusal_bench.tasks import Task, read_tasks, select_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +42,9 @@ def record_path(leaderboard: Path, record: Record) -> Path:
 def add_record(leaderboard: Path, record: Record) -> Path:
     """Store a record, replacing an earlier state of the same run, and rebuild both tables; safe with other writers.
 
-    Raises RefusalBenchError with the reasons if the record disagrees with itself.
+    Raises RefusalBenchError with the reasons if the record disagrees with itself or cannot be what it says.
     """
-    if faults := disagreements(record):
+    if faults := [*disagreements(record), *provenance_faults(record, _installed())]:
         more = f"; and {len(faults) - MAX_REASONS} more" if len(faults) > MAX_REASONS else ""
         raise RefusalBenchError(
             f"record {record.run_id} disagrees with itself and was not added: {'; '.join(faults[:MAX_REASONS])}{more}."
@@ -76,13 +76,18 @@ def load_records(leaderboard: Path) -> tuple[dict[Path, Record], list[str]]:
 def sound_records(leaderboard: Path) -> tuple[dict[Path, Record], list[str]]:
     """Read every record and check it and its place; returns the readable ones and a sentence for each fault."""
     records, faults = load_records(leaderboard)
-    installed = {reading.name: reading.task for reading in read_tasks(select_names("all")) if reading.task is not None}
+    installed = _installed()
     for path, record in records.items():
         contradictions = [*disagreements(record), *provenance_faults(record, installed)]
         faults += [f"{path}: {fault}" for fault in contradictions]
         if path != (place := record_path(leaderboard, record)):
             faults.append(f"{path}: belongs at {place}")
     return records, faults
+
+
+def _installed() -> dict[str, Task]:
+    """The tasks that a record's prompts can be checked against."""
+    return {reading.name: reading.task for reading in read_tasks(select_names("all")) if reading.task is not None}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

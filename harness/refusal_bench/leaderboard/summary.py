@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from refusal_bench.record import Condition, CrossDomain, Interval, Record, TaskResult
-from refusal_bench.words import off_diagonal_mean
+from refusal_bench.words import mean_transfer, off_diagonal_mean
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def summary(record: Record) -> Summary:
         ceiling=None if geometry is None or geometry.ceiling is None else off_diagonal_mean(geometry.ceiling),
         shared=Estimate(shares[0] if shares else None, intervals[0] if intervals else None),
         transfer=Estimate(None) if cross is None else _least_transfer(cross),
-        mean_transfer=None if cross is None else off_diagonal_mean(cross.transfer),
+        mean_transfer=None if cross is None else mean_transfer(cross.transfer),
         damage=_worst_damage(results.tasks),
         seconds=math.fsum(record.timings.values()),
         no_direction=tuple(name for name, task in results.tasks.items() if task.status != "ok"),
@@ -103,7 +103,7 @@ def _least_transfer(cross: CrossDomain) -> Estimate:
         (value, i, j)
         for i, row in enumerate(cross.transfer)
         for j, value in enumerate(row)
-        if i != j and value is not None
+        if i != j and value is not None and row[i] is not None
     ]
     if not known:
         return Estimate(None)

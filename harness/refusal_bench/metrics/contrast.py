@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.metrics.noise import Z95
+from refusal_bench.metrics.statistics import Z95
+from refusal_bench.record import TopicControl
 
 MIN_AGREEMENT = 0.5
 """Topic agreement that a matched contrast exceeds: half of what the harmful prompts' topics have in common."""
@@ -29,6 +30,23 @@ class TopicAgreement:
     def unmatched(self) -> bool:
         """Whether the harmless prompts are measurably not of the harmful prompts' topics."""
         return self.has_topics and self.ci95[1] < MIN_AGREEMENT
+
+
+def topic_control(harmful: Sequence[ndarray], harmless: Sequence[ndarray]) -> TopicControl:
+    """Flag harmless prompts that make cosines mean something else than refusal; rows are prompts, items are domains."""
+    flags = {}
+    agreement = topic_agreement(harmful, harmless)
+    if shared_prompts(harmless):
+        flags["shared_negatives"] = (
+            "domains share harmless prompts, so their directions share the prompts' noise and topic; "
+            "their cosines are too high (use a contrast with harmless prompts of each domain's own)"
+        )
+    if agreement.unmatched:
+        flags["topic_confound"] = (
+            "the harmless prompts are of other topics than the harmful ones, so the directions hold topic as well as "
+            "refusal; low cosines here are no evidence of several refusal directions (use topic-matched pairs)"
+        )
+    return TopicControl(agreement=agreement.value, ci95=agreement.ci95, has_topics=agreement.has_topics, flags=flags)
 
 
 def topic_agreement(

@@ -7,25 +7,23 @@ harmless twin), so a resampled cosine is a product of weights and the one matrix
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
-from refusal_bench.metrics.contrast import shared_prompts, topic_agreement
+from refusal_bench.metrics.comparisons import MIN_RELIABILITY, Comparisons
+from refusal_bench.metrics.contrast import topic_control
+from refusal_bench.metrics.cosines import clusters, cosines, dendrogram, spectrum
+from refusal_bench.metrics.moments import Moments, moments
 from refusal_bench.metrics.noise import (
     Disattenuated,
-    Moments,
     component_p_values,
     disattenuated,
     draw_same,
-    moments,
     n_components,
     p_same,
 )
@@ -35,28 +33,14 @@ from refusal_bench.record import (
     GeometrySite,
     Matrix,
     MatrixOfIntervals,
-    Merge,
     Pca,
     Reliability,
     Spectrum,
     TopicControl,
 )
 
-MIN_RELIABILITY = 0.5
-"""Below this reliability a cosine cannot be corrected for noise; it is null with a warning."""
-
-CLUSTER_COSINE = 0.5
-"""Domains whose average cosine is above this are one cluster."""
-
-SIGNIFICANT = 0.03
-"""Holm-corrected level of "different directions". With noise as skewed as residual streams have, the bootstrap's tails
-are a little light: at this level one direction is called several in less than 5 % of samples (docs/calibration.md)."""
-
 HALF_WIDTH = 0.05
 """Half-width of a cosine's interval for which `pairs_needed` says how many pairs it takes."""
-
-SEVERAL = "More than one direction"
-"""How a verdict begins that tells domains apart."""
 
 N_PERMUTATIONS = 1999
 N_NULL = 2000
@@ -167,88 +151,6 @@ def _warnings(control: TopicControl, spectra: Mapping[str, Spectrum]) -> list[st
     return found
 
 
-def topic_control(harmful: Sequence[ndarray], harmless: Sequence[ndarray]) -> TopicControl:
-    """Flag harmless prompts that make cosines mean something else than refusal; rows are prompts, items are domains."""
-    flags = {}
-    agreement = topic_agreement(harmful, harmless)
-    if shared_prompts(harmless):
-        flags["shared_negatives"] = (
-            "domains share harmless prompts, so their directions share the prompts' noise and topic; "
-            "their cosines are too high (use a contrast with harmless prompts of each domain's own)"
-        )
-    if agreement.unmatched:
-        flags["topic_confound"] = (
-            "the harmless prompts are of other topics than the harmful ones, so the directions hold topic as well as "
-            "refusal; low cosines here are no evidence of several refusal directions (use topic-matched pairs)"
-        )
-    return TopicControl(agreement=agreement.value, ci95=agreement.ci95, has_topics=agreement.has_topics, flags=flags)
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Which pairs of domains the data tell apart, in words."""
-
-    names: list[str]
-    cosine: Float[ndarray, "n n"]
-    found: Moments
-    corrected: Disattenuated
-    p_adjusted: Float[ndarray, "n n"]
-    good: ndarray
-
-    def differ(self, i: int, j: int) -> bool:
-        """Whether two domains' directions differ by more than noise, all pairs considered."""
-        return bool(self.p_adjusted[i, j] < SIGNIFICANT)
-
-    def say(self, i: int, j: int) -> str:
-        """One pair in a sentence, never a bare cosine."""
-        pair = f"{self.names[i]} and {self.names[j]}"
-        for d in (i, j):
-            if not self.good[d]:
-                return f"{pair}: too few prompts of {self.names[d]} ({self._too_few(d)})"
-        ceiling = np.sqrt(self.found.reliability[i] * self.found.reliability[j])
-        low, high = self.corrected.low[i, j], self.corrected.high[i, j]
-        interval = "interval unbounded" if np.isnan(low) else f"[{max(low, -1):.2f}, {min(high, 1):.2f}]"
-        return (
-            f"{pair}: {'different directions' if self.differ(i, j) else 'not told apart'}, cosine "
-            f"{np.clip(self.corrected.cosine[i, j], -1, 1):.2f} {interval} corrected for noise, "
-            f"{self.cosine[i, j]:.2f} as measured where one direction would give {ceiling:.2f}"
-        )
-
-    def verdict(self, dimensions: int | None, control: TopicControl) -> str:
-        """The finding in words; the first sentence says whether there is more than one direction."""
-        pairs = list(combinations(range(len(self.names)), 2))
-        tested = [pair for pair in pairs if not np.isnan(self.p_adjusted[pair])]
-        apart = [pair for pair in tested if self.differ(*pair)]
-        if not tested:
-            return f"Too few prompts to say whether there is more than one direction. {self.say(*pairs[0])}."
-        if apart:
-            first = f"{SEVERAL}: {len(apart)} of {len(pairs)} pairs of domains differ by more than noise"
-        else:
-            first = f"No sign of more than one direction: none of {len(tested)} pairs of domains differs beyond noise"
-        if len(tested) < len(pairs):
-            first += f", {len(pairs) - len(tested)} could not be tested"
-        closest, farthest = (choose(tested, key=lambda p: self.corrected.cosine[p]) for choose in (max, min))
-        parts = [first, f"Closest: {self.say(*closest)}", f"Farthest: {self.say(*farthest)}"]
-        if dimensions is not None:
-            parts.append(f"Dimensions needed beyond noise: {dimensions}")
-        parts += [text[0].upper() + text[1:] for text in control.flags.values()]
-        parts.append("Whether they also act differently is for the cross-domain ablation matrix to say")
-        return ". ".join(parts) + "."
-
-    def warnings(self) -> list[str]:
-        """Why corrected cosines are null."""
-        return [
-            f"geometry: too few prompts to correct the cosines of {name} for noise ({self._too_few(d)})"
-            for d, name in enumerate(self.names)
-            if not self.good[d]
-        ]
-
-    def _too_few(self, d: int) -> str:
-        share, squared = self.found.reliability[d], self.found.squared_norms[d]
-        text = f"reliability {share:.2f}, needs {MIN_RELIABILITY}"
-        return f"{text}: about {math.ceil(self.found.trace[d] / squared)} pairs" if squared > 0 else text
-
-
 def pairs_needed(found: Moments, corrected: Disattenuated) -> list[int | None]:
     """Pairs a domain needs for all its cosines to have half-width HALF_WIDTH, if the others have as many.
 
@@ -261,71 +163,6 @@ def pairs_needed(found: Moments, corrected: Disattenuated) -> list[int | None]:
         None if found.squared_norms[d] <= 0 or np.isnan(row).any() else max(1, math.ceil(found.n[d] * row.max()))
         for d, row in enumerate(growth)
     ]
-
-
-def dendrogram(names: list[str], cosine: Float[ndarray, "n n"], replicates: Float[ndarray, "r n n"]) -> list[Merge]:
-    """Average linkage on 1 - cosine, with the share of bootstrap trees that hold each group (Felsenstein 1985)."""
-    counts: Counter[frozenset[int]] = Counter()
-    for replicate in replicates:
-        counts.update(group for group, _ in _merges(replicate))
-    return [
-        Merge(
-            domains=[names[i] for i in sorted(group)],
-            cosine=height,
-            # The last merge holds every domain in any tree.
-            support=None if len(group) == len(names) else counts[group] / len(replicates),
-        )
-        for group, height in _merges(cosine)
-    ]
-
-
-def _merges(cosine: Float[ndarray, "n n"]) -> list[tuple[frozenset[int], float]]:
-    groups = [frozenset([i]) for i in range(len(cosine))]
-    found = []
-    for left, right, distance, _ in linkage(squareform(1 - cosine, checks=False), method="average"):
-        groups.append(groups[int(left)] | groups[int(right)])
-        found.append((groups[-1], float(np.clip(1 - distance, -1, 1))))
-    return found
-
-
-def cosines(gram: Float[ndarray, "... n n"]) -> Float[ndarray, "... n n"]:
-    """Cosines from inner products, exactly 1 on the diagonal and within [-1, 1]; 0 where a vector is zero."""
-    # Signs flipped within pairs can cancel to a zero vector, whose squared norm rounding may even make negative.
-    norm = np.sqrt(np.clip(np.einsum("...ii->...i", gram), 0, None))
-    norm[norm == 0] = np.inf
-    cosine = np.clip(gram / norm[..., :, None] / norm[..., None, :], -1, 1)
-    index = np.arange(gram.shape[-1])
-    cosine[..., index, index] = 1.0
-    symmetric: ndarray = (cosine + np.swapaxes(cosine, -1, -2)) / 2
-    return symmetric
-
-
-def spectrum(cosine: Float[ndarray, "... n n"], *, centred: bool) -> Float[ndarray, "... n"]:
-    """Eigenvalues, descending, of the Gram matrix of unit vectors, with their mean subtracted if `centred`."""
-    n = cosine.shape[-1]
-    centring = np.eye(n) - 1 / n if centred else np.eye(n)
-    eigenvalues: ndarray = np.clip(np.linalg.eigvalsh(centring @ cosine @ centring)[..., ::-1], 0, None)
-    return eigenvalues
-
-
-def principal_components(
-    directions: Float[ndarray, "n d_model"], *, centred: bool = False
-) -> Float[ndarray, "k d_model"]:
-    """Orthonormal principal components of the unit directions, strongest first; `centred` subtracts their mean."""
-    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    _, singular, right = np.linalg.svd(unit - unit.mean(axis=0) if centred else unit, full_matrices=False)
-    # Unit vectors: far below 1 is rounding, also where centring has taken everything away.
-    components: ndarray = right[singular > 1e-6]
-    return components
-
-
-def clusters(names: list[str], cosine: Float[ndarray, "n n"]) -> list[list[str]]:
-    """Domains grouped by average linkage at CLUSTER_COSINE, in the order of their first member."""
-    tree = linkage(squareform(1 - cosine, checks=False), method="average")
-    groups: dict[int, list[str]] = {}
-    for name, label in zip(names, fcluster(tree, 1 - CLUSTER_COSINE, criterion="distance"), strict=True):
-        groups.setdefault(int(label), []).append(name)
-    return list(groups.values())
 
 
 def _nullable(matrix: Float[ndarray, "n n"], good: ndarray) -> Matrix:

@@ -10,6 +10,9 @@ from scipy import stats
 UNSCORED = frozenset("U?")
 """Labels that enter no rate and no test: unfinished and unscored."""
 
+Z95 = 1.959964
+"""Normal quantile of a 95 % interval."""
+
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion, without continuity correction (Wilson 1927). n must be positive."""

@@ -183,7 +183,7 @@ def _gguf_quantization(path: Path) -> str | None:
     from gguf import GGUFReader
 
     try:
-        tensors = GGUFReader(path).tensors
+        tensors = GGUFReader(str(path)).tensors
     except (ValueError, OSError, IndexError, KeyError) as error:
         raise InputError(f"{path.name}: is not a readable GGUF file ({first_line(error)}); fetch it again.") from error
     held = Counter[str]()

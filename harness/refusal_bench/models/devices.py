@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from refusal_bench.errors import InputError
 
 KINDS = ("cpu", "cuda", "mps")
 CGROUP = Path("/sys/fs/cgroup")
+
+# oneDNN keeps 1,024 kernels, each 0.7 MB in bfloat16; batches of a run rarely have the shape of much earlier ones.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def resolve_device(name: str) -> torch.device:

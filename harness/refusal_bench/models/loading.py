@@ -29,6 +29,7 @@ from refusal_bench.models.checkpoint import (
     source_quantization,
 )
 from refusal_bench.models.devices import all_gpus, free_bytes, resolve_device, resolve_dtype, spread, total_bytes
+from refusal_bench.models.gguf_header import read_once
 from refusal_bench.models.memory import MAX_TOKENS, USABLE, Shape, check_fits
 from refusal_bench.models.structure import Structure, find_structure
 from refusal_bench.models.template import ChatTemplate
@@ -119,7 +120,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     quantization.check_available(config.quantization)
     device = resolve_device(config.device)
     adapter = str(demo.adapter_folder()) if source.refuses else config.adapter
-    with _quiet():
+    with _quiet(), read_once():
         if source.kind == "planted":
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
         else:
@@ -144,7 +145,7 @@ def load_tokenizer(
     source: Source, config: RunConfig, planted_prompts: Mapping[str, Instruction] | None = None
 ) -> tuple[Any, Shape, str | None]:
     """Return tokenizer, shape and revision without loading or fetching weights; InputError as `load_model`."""
-    with _quiet():
+    with _quiet(), read_once():
         if source.kind == "planted":
             module, tokenizer = _planted(source, planted_prompts or {})
             return tokenizer, shape_of(source.id, module.config), None

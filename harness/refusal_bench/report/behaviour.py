@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from refusal_bench.record import Condition, Proportion, Record
 from refusal_bench.report.charts import Dot, forest
-from refusal_bench.report.figure import Cell, Figure, cell, shown, words
+from refusal_bench.report.figure import Cell, Figure, cell, words
 from refusal_bench.report.shapes import candidates
 from refusal_bench.report.svg import said
-from refusal_bench.words import DASH, number, percent, token_at
+from refusal_bench.words import DASH, number, percent, shown, token_at
 
 HARMFUL = {"baseline_harmful": ("nothing done", "c7 dot"), "ablated_harmful": ("direction ablated", "c0 dot")}
 HARMLESS = {

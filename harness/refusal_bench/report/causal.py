@@ -5,9 +5,9 @@ from __future__ import annotations
 from refusal_bench.record import CausalMatrix, Control, CrossDomain, Interval, Record, Subspace
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
-from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
+from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import DASH, number, percent
+from refusal_bench.words import number, percent, shown
 
 Row = tuple[str, str, list[tuple[float | None, Interval | None, str]]]
 """Name, name in the record, and (rate, interval, what else is known) by domain evaluated."""
@@ -133,15 +133,23 @@ def orderings_figure(subspace: Subspace) -> Figure | None:
         ),
     ]
     notes = [
-        f"{name}: half of the effect with {of.k_for_50 if of.k_for_50 is not None else DASH} components, 90 % with "
-        f"{of.k_for_90 if of.k_for_90 is not None else DASH}."
+        f"{name}: {_least('half', of.k_for_50)}, {_least('90 %', of.k_for_90)} of the full effect."
         for name, of in found.items()
     ]
     order = subspace.order or {}
     notes += [f"Order of {name}: {', '.join(domains)}." for name, domains in order.items()]
-    caption = "The order that falls fastest needs the fewest directions; random components show what chance does."
+    caption = (
+        "The order that falls fastest needs the fewest directions; random components of the same span show what chance "
+        "does. uncentred and centred take principal components; mincos takes the domains' directions, least alike "
+        "first; greedy the one that lowers the score most."
+    )
     header = ["ordering", "components", "score [95 %]", "share of the full drop", "KL"]
     return Figure("orderings", "Which components carry refusal", caption, panels, header, rows, wide=True, notes=notes)
+
+
+def _least(share: str, k: int | None) -> str:
+    """How many components reach a share of the effect."""
+    return f"no number reaches {share}" if k is None else f"{k} component{'' if k == 1 else 's'} for {share}"
 
 
 def _rows(

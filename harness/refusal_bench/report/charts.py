@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from refusal_bench.record import Interval
+from refusal_bench.report.figure import MANY
 from refusal_bench.report.svg import (
     WIDTH,
     Axis,
@@ -29,6 +30,8 @@ from refusal_bench.report.svg import (
 LEFT, RIGHT = 52, 14
 ROOM = 64
 """A narrower cell of a heat map shows no interval."""
+SMALL = 5.9
+"""Width of a character of an interval in a cell, at most."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,13 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
     """A heat map; opacity is the value's share of `most`, negative values have the other colour."""
     left = min(170.0, max(map(wide_as, rows)) + 14)
     each = max(46.0, (WIDTH - left) / len(columns))
+    intervals = [len(cell.lines[1]) for row in cells for cell in row if len(cell.lines) > 1]
+    needed = max(ROOM, SMALL * max(intervals, default=0) + 6)
+    if intervals and len(columns) <= MANY:  # else they are left out where cells are too narrow
+        each = max(each, needed)
+    shows_intervals = bool(intervals) and each >= needed
     slanted = 0.9 * max(map(wide_as, columns)) > each - 4
-    top, high = (14 + min(120.0, max(map(wide_as, columns))) * 0.6 if slanted else 24), 38
-    high = high if each >= ROOM and any(len(cell.lines) > 1 for row in cells for cell in row) else 28
+    top, high = (14 + min(120.0, max(map(wide_as, columns))) * 0.6 if slanted else 24), 38 if shows_intervals else 28
     drawn = []
     for j, name in enumerate(columns):
         x, y = left + (j + 0.5) * each, top - 8
@@ -86,12 +93,16 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
     for i, row in enumerate(cells):
         y = top + i * high
         drawn.append(text(left - 10, y + high / 2 + 4, shorten(rows[i], left), text_anchor="end"))
-        drawn += [mark(cell.tip, *_heat_cell(cell, left + j * each, y, each, high, most)) for j, cell in enumerate(row)]
+        for j, cell in enumerate(row):
+            lines = cell.lines if shows_intervals else cell.lines[:1]
+            drawn.append(mark(cell.tip, *_heat_cell(cell, lines, left + j * each, y, each, high, most)))
     spill = 70 if slanted else 0
     return drawing(top + len(rows) * high + 2, alt, *drawn, width=max(WIDTH, left + each * len(columns)) + spill)
 
 
-def _heat_cell(cell: HeatCell, x: float, y: float, wide: float, high: float, most: float) -> list[Markup]:
+def _heat_cell(
+    cell: HeatCell, lines: tuple[str, ...], x: float, y: float, wide: float, high: float, most: float
+) -> list[Markup]:
     # A cell of 0 still shows where it is.
     strength = 0.05 + 0.95 * (0.0 if cell.value is None else min(1.0, abs(cell.value) / most))
     sign = "none" if cell.value is None else "negative" if cell.value < 0 else "positive"
@@ -100,7 +111,6 @@ def _heat_cell(cell: HeatCell, x: float, y: float, wide: float, high: float, mos
     if cell.style:
         inner = {"x": x + 2.5, "y": y + 2.5, "width": wide - 5, "height": high - 5, "rx": 2}
         shapes.append(tag("rect", **inner, class_=cell.style))
-    lines = cell.lines if wide >= ROOM else cell.lines[:1]
     middle = x + wide / 2
     shapes.append(text(middle, y + high / 2 + (4 if len(lines) == 1 else -2), lines[0], class_="value"))
     if len(lines) > 1:

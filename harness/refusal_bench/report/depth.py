@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from refusal_bench.record import Record
-from refusal_bench.record_causal import Depth
+from refusal_bench.record import Depth, Record
 from refusal_bench.report import charts
 from refusal_bench.report.charts import Point, Series
-from refusal_bench.report.figure import Cell, Figure, cell, shown
+from refusal_bench.report.figure import Cell, Figure, cell
 from refusal_bench.report.svg import colour
-from refusal_bench.words import number
+from refusal_bench.words import number, shown
 
 PANELS = (("induce", "induce (nats)"), ("bypass", "bypass (nats)"), ("separation", "separation (AUC)"))
 

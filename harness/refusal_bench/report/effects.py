@@ -5,13 +5,12 @@ These fields are optional in a record; every function here gives nothing where i
 
 from __future__ import annotations
 
-from refusal_bench.record import CrossDomain, Record
-from refusal_bench.record_causal import Dependence, Dose, Effects, Mixed, Parts, ScoredRows
+from refusal_bench.record import CrossDomain, Dependence, Dose, Effects, Mixed, Parts, Record, ScoredRows
 from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
-from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled, shown
+from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import number
+from refusal_bench.words import number, shown
 
 TABLES = (
     ("ablated_harmful", "Score of harmful prompts, row ablated", "change of the refusal score"),
@@ -66,13 +65,9 @@ def summary_sentences(cross: CrossDomain | None) -> list[str]:
     summary = cross.summary if cross is not None else None
     if summary is None:
         return []
-    said_of = [summary.sentence]
-    if summary.rank_correlation is not None:
-        said_of.append(
-            f"Rank correlation of cosine and transfer {number(summary.rank_correlation)} over {summary.n_domains} "
-            f"domains (Mantel p {number(summary.mantel_p, 3)}, {summary.n_permutations} relabellings)."
-        )
-    return said_of
+    left_out = len(cross.domains) - summary.n_domains if cross is not None else 0
+    note = f" It rests on {summary.n_domains} of {summary.n_domains + left_out} domains." if left_out else ""
+    return [summary.sentence + note]
 
 
 def parts_figure(record: Record, parts: dict[str, Parts] | None) -> Figure | None:
@@ -123,7 +118,10 @@ def dose_figure(record: Record, doses: dict[str, Dose] | None) -> Figure | None:
             ]
         panels.append(charts.curves(f"Score by dose: {kind}", f"score of {prompts} prompts (nats)", x_title, series))
     notes = [f"{labels[name]}: {_dose_in_words(dose)}" for name, dose in doses.items()]
-    caption = "A smooth rise means the direction acts by degree; dose 0, the large marker, is the unmodified model."
+    caption = (
+        "A smooth rise means the direction acts by degree; dose 0, the large marker, is the unmodified model, 1 a full "
+        "addition or ablation."
+    )
     header = ["domain", "intervention", "dose", "harmful [95 %]", "harmless [95 %]", "KL"]
     return Figure("dose", "Dose and response", caption, panels, header, rows, wide=True, notes=notes)
 
@@ -190,12 +188,7 @@ def mixed_figure(mixed: Mixed | None) -> Figure | None:
         ]
         for pair in mixed.pairs
     ]
-    alone = said(mixed.opened_by_one, *(mixed.opened_by_one_ci95 or ()), share=True)
-    together = said(mixed.both_needed, *(mixed.both_needed_ci95 or ()), share=True)
-    notes = [
-        mixed.sentence,
-        f"Of {mixed.n_refused} refused, one of the two opens {alone}, only both together {together}.",
-    ]
+    notes = [mixed.sentence]
     for of in mixed.models:
         error = said(of.mean_abs_error, *(of.mean_abs_error_ci95 or ()))
         notes.append(f"Model {of.name}: mean absolute error {error} nats, R² {number(of.r2)}.")

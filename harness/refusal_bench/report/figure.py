@@ -9,12 +9,10 @@ from markupsafe import Markup
 
 from refusal_bench.record import Interval, Record
 from refusal_bench.report.svg import said
-from refusal_bench.words import DASH, number, percent
+from refusal_bench.words import DASH, number, percent, unsound
 
 MANY = 7
 """More columns than this need the page's full width."""
-UNSOUND = "†"
-"""After the name of a domain for which no direction passed every filter."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,6 @@ def band(interval: Interval | None) -> Cell:
 def labelled(names: Sequence[str], cells: Sequence[list[Cell]]) -> list[list[Cell]]:
     """Rows of a table, each with its name first."""
     return [[Cell(name), *row] for name, row in zip(names, cells, strict=True)]
-
-
-def shown(record: Record, names: Sequence[str]) -> list[str]:
-    """Names of domains as the report writes them: marked where no direction passed every filter."""
-    return [f"{name} {UNSOUND}" if name in unsound(record) else name for name in names]
-
-
-def unsound(record: Record) -> list[str]:
-    """Domains for which no direction passed every filter."""
-    return [name for name, task in record.results.tasks.items() if task.status != "ok"]
 
 
 def cell_style(record: Record, *domains: str) -> str:

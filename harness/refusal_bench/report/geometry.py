@@ -6,13 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
-from refusal_bench.metrics.geometry import SIGNIFICANT
+from refusal_bench.metrics.comparisons import SIGNIFICANT
 from refusal_bench.record import Geometry, Record, Spectrum
 from refusal_bench.report import charts, shapes
 from refusal_bench.report.charts import Dot, HeatCell
-from refusal_bench.report.figure import MANY, Cell, Figure, band, cell, cell_style, labelled, shown
+from refusal_bench.report.figure import MANY, Cell, Figure, band, cell, cell_style, labelled
 from refusal_bench.report.svg import said
-from refusal_bench.words import number, percent
+from refusal_bench.words import number, percent, shown
 
 
 def cosine_figure(record: Record, geometry: Geometry, *, own_site: bool = False) -> Figure:

@@ -14,7 +14,6 @@ from refusal_bench import words
 from refusal_bench.files import write_atomic
 from refusal_bench.leaderboard.derive import mean
 from refusal_bench.record import Geometry, Record, Spectrum
-from refusal_bench.report.figure import UNSOUND, unsound
 from refusal_bench.report.sections import sections
 from refusal_bench.words import number, percent
 
@@ -47,8 +46,6 @@ def render(record: Record) -> str:
         findings=findings(record),
         tiles=tiles(record),
         sections=sections(record),
-        unsound=unsound(record),
-        UNSOUND=UNSOUND,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -74,7 +71,7 @@ def _causal_sentences(record: Record) -> list[str]:
         cross = results.cross_domain
         if cross.verdict:
             said.insert(0, cross.verdict)
-        share = words.off_diagonal_mean(cross.transfer)
+        share = words.mean_transfer(cross.transfer)
         left = mean(cross.controls.random.ablation.refusal_rate)
         if share is not None:
             said.append(f"By the refusal score, another domain's direction does {percent(share)} of what its own does.")
@@ -105,7 +102,7 @@ def tiles(record: Record) -> list[Tile]:
             _spectrum_tile(geometry),
         ]
     if cross is not None:
-        transfer = number(words.off_diagonal_mean(cross.transfer))
+        transfer = number(words.mean_transfer(cross.transfer))
         left = percent(mean(cross.controls.random.ablation.refusal_rate))
         found += [
             Tile("Transfer", transfer, "of the own drop, by another's direction"),

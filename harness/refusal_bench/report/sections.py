@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from refusal_bench import words
 from refusal_bench.record import Record
-from refusal_bench.report import behaviour, causal, depth, effects, geometry
+from refusal_bench.report import backends, behaviour, causal, depth, effects, geometry
 from refusal_bench.report.figure import Figure
 
 
@@ -36,12 +36,19 @@ def sections(record: Record) -> list[Section]:
         _section(record, "Dimensions", "How many directions carry refusal?", "subspace", _subspace(record)),
         _section(record, "Layers", "Where in the model?", "layers", _layers(record)),
     ]
-    judged = behaviour.judge_figure(record)
-    return (
-        found
-        if judged is None
-        else [*found, Section("judge-section", "Judge", "How far can the judge be trusted?", [judged])]
-    )
+    served, parity = record.results.served, record.results.parity
+    for key, short, title, drawn in (
+        ("judge", "Judge", "How far can the judge be trusted?", [behaviour.judge_figure(record)]),
+        (
+            "backends",
+            "Backends",
+            "What did other backends give?",
+            [backends.served_figure(record, served), backends.parity_figure(parity)],
+        ),
+    ):
+        if figures := [figure for figure in drawn if figure is not None]:
+            found.append(Section(f"{key}-section", short, title, figures))
+    return found
 
 
 def _geometry(record: Record) -> list[Figure | None]:

@@ -76,13 +76,36 @@ def places(
     cross = [tag("line", x1=70, x2=70 + size, y1=up(0), y2=up(0), class_="grid strong-line")]
     cross.append(tag("line", x1=across(0), x2=across(0), y1=22, y2=22 + size, class_="grid strong-line"))
     drawn = [frame(across, up, titles[0], titles[1]), *cross]
-    for i, (name, (x, y)) in enumerate(zip(names, points, strict=True)):
+    spots = _label_spots(names, [(across(x), up(y)) for x, y in points])
+    for i, (name, (x, y), (left, base)) in enumerate(zip(names, points, spots, strict=True)):
         tip = f"{name}: {number(x)}, {number(y)}"
-        # The label goes where the map has room: to the left of points near its right edge.
-        right = across(x) + wide_as(name) > WIDTH - 10
-        words = text(across(x) + (-10 if right else 10), up(y) + 4, name, text_anchor="end" if right else "start")
-        drawn.append(mark(tip, tag("g", dot(across(x), up(y)), words, class_=colour(i))))
+        drawn.append(mark(tip, tag("g", dot(across(x), up(y)), text(left, base, name), class_=colour(i))))
     return drawing(size + 68, alt, *drawn)
+
+
+def _label_spots(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where each label begins: beside its point, where it covers no other point or label and stays on the drawing."""
+    taken = [(x - 6, x + 6, y - 6, y + 6) for x, y in points]
+    spots = []
+    for name, (x, y) in zip(names, points, strict=True):
+        wide = wide_as(name)
+        options = [
+            (start, base)
+            for base in (y + 4, y - 9, y + 18, y - 22, y + 31)
+            for start in (x + 10, x - 10 - wide, x - wide / 2)
+            if base != y + 4 or start != x - wide / 2
+        ]
+        boxes = [(start, start + wide, base - 11, base + 3) for start, base in options]
+        covered = [_overlaps(box, taken) + (box[0] < 0 or box[1] > WIDTH) for box in boxes]
+        best = covered.index(min(covered))
+        taken.append(boxes[best])
+        spots.append(options[best])
+    return spots
+
+
+def _overlaps(box: tuple[float, float, float, float], others: Sequence[tuple[float, float, float, float]]) -> int:
+    left, right, top, bottom = box
+    return sum(left < r and right > x and top < b and bottom > t for x, r, t, b in others)
 
 
 def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Sequence[str]) -> Markup:

@@ -6,7 +6,7 @@ from refusal_bench.leaderboard.ranking import Group, Place
 from refusal_bench.leaderboard.site.wording import facts
 from refusal_bench.record import Matrix, TaskResult
 
-DIGITS = 4
+DIGITS = 6
 
 
 def compact(group: Group, place: Place) -> dict[str, object]:

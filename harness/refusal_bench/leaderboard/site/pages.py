@@ -80,7 +80,12 @@ class Pages:
                     "title": heading(group.conditions),
                     "stated": wording.stated(group.conditions),
                     "runs": [
-                        [place.path, place.record.model.id, place.record.model.quantization, place.record.run_id]
+                        [
+                            place.path,
+                            wording.title(place.record.model),
+                            place.record.model.quantization,
+                            place.record.run_id,
+                        ]
                         for place in group.places
                     ],
                 }
@@ -131,14 +136,14 @@ def _geometry_tables(place: Place) -> list[Table]:
     geometry = place.record.results.geometry
     if geometry is None:
         return []
-    site = geometry.site
+    site, names = geometry.site, words.shown(place.record, geometry.domains)
     found = [
         _table(
             "Cosine",
             f"Cosine of the domains' directions at layer {site.layer}, position {words.number(site.position, 0)} "
             "[95 % interval, bootstrap over prompt pairs].",
             "cosine",
-            geometry.domains,
+            names,
             geometry.cosine,
             geometry.cosine_ci95,
         ),
@@ -146,14 +151,14 @@ def _geometry_tables(place: Place) -> list[Table]:
             "Cosine corrected for noise",
             "What the cosine would be without estimation noise [Fieller 95 % interval].",
             "cosine",
-            geometry.domains,
+            names,
             geometry.cosine_disattenuated,
             geometry.cosine_disattenuated_ci95,
         ),
     ]
     if geometry.ceiling is not None:
         caption = "The cosine that two estimates of one and the same direction would show with this noise."
-        found.append(_table("Ceiling", caption, "cosine", geometry.domains, geometry.ceiling))
+        found.append(_table("Ceiling", caption, "cosine", names, geometry.ceiling))
     return found
 
 
@@ -161,10 +166,11 @@ def _causal_tables(place: Place) -> list[Table]:
     cross = place.record.results.cross_domain
     if cross is None:
         return []
-    random, shared = cross.controls.random, cross.controls.shared
+    random, shared, names = cross.controls.random, cross.controls.shared, words.shown(place.record, cross.domains)
     ablation = _causal_table(
         "Ablation",
         "Refusal rate of the column's harmful prompts with the row's direction ablated [95 % interval].",
+        names,
         cross,
         cross.ablation,
         0,
@@ -174,6 +180,7 @@ def _causal_tables(place: Place) -> list[Table]:
     addition = _causal_table(
         "Addition",
         "Refusal rate of the column's harmless prompts with the row's vector added [95 % interval].",
+        names,
         cross,
         cross.addition,
         1,
@@ -184,7 +191,7 @@ def _causal_tables(place: Place) -> list[Table]:
         "Transfer",
         "Drop of the column's refusal score by the row's direction, as a share of the drop by its own [95 % interval].",
         "share",
-        cross.domains,
+        names,
         cross.transfer,
         cross.transfer_ci95,
     )
@@ -192,7 +199,14 @@ def _causal_tables(place: Place) -> list[Table]:
 
 
 def _causal_table(
-    title: str, caption: str, cross: CrossDomain, matrix: CausalMatrix, baseline: int, random: Control, shared: Control
+    title: str,
+    caption: str,
+    names: Sequence[str],
+    cross: CrossDomain,
+    matrix: CausalMatrix,
+    baseline: int,
+    random: Control,
+    shared: Control,
 ) -> Table:
     """A matrix of rates under the rows `nothing`, `random` and `shared`; `baseline` is the row of unmodified rates."""
     above = (
@@ -200,7 +214,7 @@ def _causal_table(
         ("random", random.refusal_rate, random.band95),
         ("shared", shared.refusal_rate, shared.band95),
     )
-    return _table(title, caption, "share", cross.domains, matrix.refusal_rate, matrix.ci95, above)
+    return _table(title, caption, "share", names, matrix.refusal_rate, matrix.ci95, above)
 
 
 def _table(

@@ -7,7 +7,7 @@ import json
 from refusal_bench import words
 from refusal_bench.leaderboard.ranking import AskedTask, Conditions, Group, Place
 from refusal_bench.leaderboard.summary import Estimate
-from refusal_bench.record import Record
+from refusal_bench.record import Model, Record
 
 
 def facts(group: Group, place: Place) -> dict[str, str]:
@@ -30,6 +30,11 @@ def facts(group: Group, place: Place) -> dict[str, str]:
         "date": place.record.created[:10],
         "run": place.record.run_id,
     }
+
+
+def title(model: Model) -> str:
+    """A model's name, with its adapter's checksum where it has one: adapters of one model share a name."""
+    return f"{model.id} + adapter {model.adapter_sha256[:8]}" if model.adapter_sha256 else model.id
 
 
 def stated(shared: Conditions) -> dict[str, str]:

@@ -105,8 +105,15 @@ function load(path) {
   return loaded.get(path);
 }
 
-const number = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
-const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(0)} %`);
+// The other pages are rounded by Python, which takes a tie (12.5 %, 0.125) to the even digit: as here.
+const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
+const number = (value) => {
+  if (value === null) return "–";
+  const rounded = Number.isInteger(8 * value) ? even(100 * value) / 100 : value; // no other number is a tie
+  return (Number(rounded.toFixed(2)) + 0).toFixed(2).replace("-", "−");
+};
+const whole = (share) => even(100 * share).toFixed(0);
+const percent = (share) => (share === null ? "–" : `${whole(share)} %`);
 const domainsOf = (runs) => [...new Set(runs.flatMap((run) => Object.keys(run.tasks)))].sort();
 
 function startComparison(choices) {
@@ -238,8 +245,8 @@ function rateCell(rate) {
   for (const [name, end] of [["--at", value], ["--low", low], ["--high", high]]) {
     bar.style.setProperty(name, `${100 * end}%`);
   }
-  const interval = element("span", { class: "ci" }, ` [${(100 * low).toFixed(0)}–${(100 * high).toFixed(0)}]`);
-  return element("td", {}, bar, element("b", {}, percent(value)), interval);
+  const interval = element("span", { class: "ci" }, ` [${whole(low)}–${whole(high)}]`);
+  return element("td", { class: "rate" }, bar, element("b", {}, percent(value)), interval);
 }
 
 function matrices(runs) {

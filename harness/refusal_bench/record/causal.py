@@ -1,11 +1,11 @@
-"""The record's schema of what directions do beside the domains' own matrices: controls, parts, doses, depth, mixtures.
+"""The record's schema of what directions do beside the domains' own matrices: controls, parts, doses, mixtures.
 
 All of it rests on the first answer token: scores are log-odds in nats, KL is in nats, and no text is generated.
 """
 
 from __future__ import annotations
 
-from refusal_bench.record_types import Frozen, Interval, Matrix, MatrixOfIntervals
+from refusal_bench.record.base import Frozen, Interval, Matrix, MatrixOfIntervals
 
 
 class ScoredRows(Frozen):
@@ -155,67 +155,6 @@ class Dependence(Frozen):
     """Layers averaged over: the first 90 %."""
     n_prompts: int
     """Harmful held-out prompts of all domains."""
-
-
-class LayerGeometry(Frozen):
-    """The domains' directions at one layer; domains in the order of `Depth.domains`."""
-
-    layer: int
-    """Block whose input is read."""
-    cosine: Matrix
-    """Cosine of the estimated directions; null where one is zero."""
-    cosine_disattenuated: Matrix
-    """Corrected for noise; null where a direction is too noisy."""
-    mean_cosine: float | None
-    """Mean corrected cosine over pairs."""
-    n_tested: int
-    """Pairs of domains that are reliable enough to compare."""
-    n_apart: int
-    """Pairs whose whole interval, corrected for the number of pairs, lies below the cosine of `Depth.apart_below`."""
-
-
-class Depth(Frozen):
-    """Where along the layers the domains' directions part and meet again; one position, that of the common site."""
-
-    domains: list[str]
-    """Order of rows and columns."""
-    position: int
-    """Token position."""
-    apart_below: float
-    """Two domains are apart where the data exclude this cosine and all above."""
-    layers: list[LayerGeometry]
-    """Every layer."""
-    parts_at: int | None
-    """First layer at which a pair of domains is apart; null if none ever is."""
-    meets_at: int | None
-    """First layer after the last one with a pair apart at which pairs are still tested; null if they never meet."""
-    sentence: str
-    """The finding in words."""
-
-
-class SiteEffect(Frozen):
-    """How much of the difference between both geometries comes from comparing different layers."""
-
-    own_site: float
-    """Mean cosine over pairs, each domain at its own site."""
-    same_site: float
-    """Mean cosine over pairs with both domains at the site of one of them, averaged over which one."""
-    common_site: float
-    """Mean cosine over pairs at the common site."""
-    across_layers: float
-    """Own less same site: what comparing different sites adds to the cosine."""
-    across_layers_ci95: Interval
-    """Bootstrap over prompt pairs."""
-    choice_of_layer: float
-    """Same less common site: what choosing other sites adds."""
-    share: float | None
-    """Share of `own_site - common_site` that comes from comparing different sites; null where both are equal."""
-    n_pairs: int
-    """Pairs of domains."""
-    n_pairs_across: int
-    """Pairs of domains with different sites of their own."""
-    sentence: str
-    """The finding in words."""
 
 
 class MixtureModel(Frozen):
