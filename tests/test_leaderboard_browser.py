@@ -38,6 +38,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data["results"]["geometry"] = None
         store(folder, data)
     store(folder, record_dict(model_id="org/quick", quick=True))
+    tie = record_dict(model_id="org/tie", n=8, seed=9, no_direction=("privacy",))
+    for task in tie["results"]["tasks"].values():
+        task["refusal"]["baseline_harmful"] = condition("RCCCCCCC", [-1.0, 1.0] * 4)
+    tie["results"]["cross_domain"] = tie["results"]["subspace"] = None
+    tie["model"]["adapter_sha256"] = "cd" * 32
+    store(folder, tie)
     build_site(folder, folder / "site")
     return folder / "site"
 
@@ -86,7 +92,7 @@ def test_sorting_by_keyboard_goes_both_ways_and_keeps_gaps_last(page: Browser) -
 def test_filtering_narrows_the_tables_and_says_so(page: Browser) -> None:
     page.js("document.getElementById('filter-text').focus()")
     page.type("ORG/")
-    assert page.js("document.getElementById('shown').textContent") == "5 of 6 runs"
+    assert page.js("document.getElementById('shown').textContent") == "6 of 7 runs"
     page.js(
         "const s = document.getElementById('filter-quantization'); s.value = '4bit'; "
         "s.dispatchEvent(new Event('input', {bubbles: true}))"
@@ -100,7 +106,7 @@ def test_four_are_chosen_and_compared(page: Browser) -> None:
     page.key(" ")
     page.js("[...document.querySelectorAll('.choose input')].slice(1, 4).forEach(box => box.click())")
     assert (
-        page.js("[...document.querySelectorAll('.choose input')].map(box => box.disabled)") == [False] * 4 + [True] * 2
+        page.js("[...document.querySelectorAll('.choose input')].map(box => box.disabled)") == [False] * 4 + [True] * 3
     )
     assert page.js("document.getElementById('chosen').textContent").startswith("4 of at most 4 chosen")
     page.js("document.querySelector('#chosen a').click()")
@@ -117,6 +123,36 @@ def test_four_are_chosen_and_compared(page: Browser) -> None:
         "m.dispatchEvent(new Event('change'))"
     )
     assert "AUC" in page.js("document.querySelector('#comparison section:last-child p').textContent")
+
+
+def test_scripts_write_the_numbers_of_the_other_pages(page: Browser, site: Path) -> None:
+    """Ties such as 1 of 8 are where Python and JavaScript round apart."""
+    page.open(f"{site.as_uri()}/runs/org--tie/{RUN}.html")
+    harmful = "[...document.querySelectorAll('.rates tbody tr')].map(r => r.cells[1].querySelector('.ci').textContent)"
+    intervals = page.js(harmful)
+    rates = page.js(harmful.replace(".ci", "b"))
+    assert rates[0] == "12 %"
+    matrices = "[...document.querySelectorAll('.matrix')].map(m => [...m.querySelectorAll('td.heat')].map({}))"
+    written = page.js(matrices.format("d => d.firstChild.textContent"))
+    page.open(f"{site.as_uri()}/compare.html#org--tie/{RUN}")
+    page.wait("document.querySelectorAll('.overlay').length === 4")
+    rows = "[...document.querySelectorAll('.compare td.rate')].filter((_, i) => i % 4 === 0)"
+    assert page.js(f"{rows}.map(d => d.querySelector('b').textContent)") == rates
+    assert page.js(f"{rows}.map(d => d.querySelector('.ci').textContent.trim())") == intervals
+    overlaid = page.js(
+        "[...document.querySelectorAll('.overlay')].map(m => [...m.querySelectorAll('.heat')].map(d => d.textContent))"
+    )
+    assert overlaid[0] == written[0]  # cosines
+
+
+def test_an_adapter_is_named_and_a_domain_without_a_direction_is_marked(page: Browser, site: Path) -> None:
+    names = "[...document.querySelectorAll('.ranking th[scope=row]')].map(h => h.innerText)"
+    assert [name.split() for name in page.js(names) if "adapter" in name] == [
+        ["org/tie", "adapter", "cdcdcdcd", "no", "direction:", "1", "of", "3"]
+    ]
+    page.open(f"{site.as_uri()}/runs/org--tie/{RUN}.html")
+    heads = page.js("[...document.querySelector('.matrix').tHead.rows[0].cells].map(c => c.textContent)")
+    assert heads == ["", "fraud", "privacy †", "weapons"]
 
 
 def test_runs_that_are_not_comparable_are_compared_with_a_warning(page: Browser, site: Path) -> None:

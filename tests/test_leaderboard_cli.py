@@ -64,6 +64,17 @@ def test_add_refuses_a_contradiction(tmp_path: Path, leaderboard: Path) -> None:
     assert "effective_rank" in str(done.exception)
 
 
+def test_add_refuses_what_validate_would_refuse(leaderboard: Path, tmp_path: Path) -> None:
+    data = record_dict(run_id="other")
+    data["config"]["model"] = "another-org/Model"
+    file = tmp_path / "record.json"
+    file.write_text(Record.model_validate(data).to_json())
+    done = call("add", str(file), "--leaderboard", str(leaderboard))
+    assert isinstance(done.exception, RefusalBenchError)
+    assert "config.model is 'another-org/Model'" in str(done.exception)
+    assert call("validate", "--leaderboard", str(leaderboard)).exit_code == 0
+
+
 def test_validate_passes_a_sound_leaderboard(leaderboard: Path) -> None:
     done = call("validate", "--leaderboard", str(leaderboard))
     assert (done.exit_code, done.stdout) == (0, "1 record and both tables are sound\n")

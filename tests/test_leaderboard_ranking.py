@@ -140,6 +140,14 @@ def test_the_columns_are_the_record_s() -> None:
     assert (line.damage.value, line.no_direction) == (0.021, ())
 
 
+def test_a_direction_that_does_nothing_at_home_is_in_no_transfer() -> None:
+    data = record_dict()
+    data["results"]["cross_domain"]["transfer"] = [[1.0, 0.8, None], [0.6, 1.0, None], [0.1, 0.1, None]]
+    line = summary(Record.model_validate(data))
+    assert (line.transfer.value, line.transfer.where) == (0.6, "privacy → fraud")
+    assert line.mean_transfer == pytest.approx(0.7)
+
+
 def test_a_record_of_one_domain_has_gaps_and_a_rank() -> None:
     record = Record.model_validate(record_dict(("fraud",), sections=()))
     line = summary(record)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import re
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from refusal_bench.cli.report import report
 from refusal_bench.errors import InputError
 from refusal_bench.record import Record
 from refusal_bench.report import write_report
+from refusal_bench.report.charts import HeatCell, heat
 from refusal_bench.report.geometry import scaled
-from refusal_bench.report.html import render
+from refusal_bench.report.html import findings, render, tiles
+from refusal_bench.report.shapes import label_spots
 from refusal_bench.report.svg import Axis
+from refusal_bench.words import number
 
 DRAWN = {
     *("refusal", "selection", "cosine", "comparisons", "angles", "map", "cosine-own", "pca-uncentred", "pca-centred"),
@@ -201,6 +205,72 @@ def test_the_chosen_candidate_is_marked_once_a_domain(page: Page, record: Record
 def test_an_axis_puts_its_ends_at_its_ends() -> None:
     axis = Axis(0.001, 10, 50, 450, log=True)
     assert [axis(0.001), axis(0.1), axis(10), axis(99), axis(0)] == pytest.approx([50, 250, 450, 450, 50])
+
+
+def test_labels_of_near_points_do_not_cover_each_other() -> None:
+    names = ["weapons", "fraud", "cybercrime", "privacy", "self_harm"]
+    points = [(200.0, 150.0), (222.0, 147.0), (216.0, 158.0), (455.0, 150.0), (30.0, 152.0)]
+    boxes = [
+        (left, left + 7.2 * len(name), base - 10, base + 2)
+        for name, (left, base) in zip(names, label_spots(names, points), strict=True)
+    ]
+    assert all(left >= 0 and right <= 480 for left, right, _, _ in boxes)
+    for (l1, r1, t1, b1), (l2, r2, t2, b2) in combinations(boxes, 2):
+        assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1
+
+
+def test_long_intervals_widen_the_cells_of_a_narrow_map_and_leave_those_of_a_wide_one() -> None:
+    def drawn(n: int) -> str:
+        cells = [[HeatCell(-7.4, ("−7.4", "−18.4 to −16.0"), "") for _ in range(n)]]
+        return str(heat("", ["specific.cybercrime"], [f"domain_{i}" for i in range(n)], cells))
+
+    (wide,) = {float(width) for width in re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="([\d.]+)"', drawn(5))}
+    assert wide > 14 * 5.5  # 14 characters of 10 px
+    assert drawn(5).count("−18.4 to −16.0") == 5
+    assert "−18.4 to −16.0" not in drawn(9)
+
+
+def test_what_other_backends_gave_is_shown(record: Record) -> None:
+    data = record.model_dump()
+    task = data["results"]["tasks"]["fraud"]["refusal"]
+    data["results"]["served"] = {
+        "model": "served/model",
+        "prompt_tokens": 1234,
+        "completion_tokens": 567,
+        "requests": 99,
+        "tasks": {"fraud": {"harmful": task["baseline_harmful"], "harmless": task["baseline_harmless"]}},
+    }
+    data["results"]["parity"] = {
+        "backend": "vllm",
+        "passed": False,
+        "reason": "added: log-probabilities differ by 2 nats",
+        "n_prompts": 8,
+        "tolerance": 0.01,
+        "max_abs_diff": {"baseline": 0.002, "ablated": 0.003, "added": None},
+    }
+    page = Page(render(Record.model_validate(data)))
+    assert page.words("parity")[2:] == [
+        *("nothing done", "0.0020", "subspace ablated", "0.0030", "vector added", "infinite"),
+    ]
+    assert "Not passed, so the hook backend wrote all text: added: log-probabilities differ by 2 nats." in page.text
+    harmful = record.results.tasks["fraud"].refusal.baseline_harmful
+    assert page.words("served")[5] == "fraud"
+    assert page.cells["served"][6][1] is not None
+    assert float(str(page.cells["served"][6][1]).split()[0]) == pytest.approx(harmful.rate, abs=1e-5)
+    assert "1,234 prompt tokens" in page.text
+
+
+def test_a_direction_that_does_nothing_at_home_is_in_no_mean_of_transfers() -> None:
+    data = record_dict()
+    data["results"]["cross_domain"]["transfer"] = [[1.0, 0.8, None], [0.6, 1.0, None], [0.1, 0.1, None]]
+    record = Record.model_validate(data)
+    (tile,) = [tile for tile in tiles(record) if tile.name == "Transfer"]
+    assert tile.value == "0.70"
+    assert "another domain's direction does 70 % of what its own does" in " ".join(findings(record))
+
+
+def test_zero_has_no_sign() -> None:
+    assert [number(value) for value in (-0.001, -0.005001, 0.0)] == ["0.00", "−0.01", "0.00"]
 
 
 def test_a_record_of_before_these_fields_is_still_shown() -> None:

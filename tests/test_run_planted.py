@@ -122,6 +122,7 @@ def test_the_folder_holds_the_files_of_the_contract_and_nothing_else(finished):
     assert names == {
         "record.json",
         "directions.safetensors",
+        "gram.safetensors",
         "prompts.jsonl",
         "report.html",
         "log.txt",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
+from refusal_bench import gram
 from refusal_bench.causal.table import parquet
 from refusal_bench.files import write_atomic
 from refusal_bench.observation import SPLITS, Residuals
@@ -28,9 +29,10 @@ def write(
     train_scores: Mapping[str, list[float]],
     columns: Mapping[str, Column],
 ) -> None:
-    """Write directions.safetensors, prompts.jsonl, causal.parquet, report.html and, last of all, record.json."""
+    """Write directions, Gram matrix, prompts.jsonl, causal.parquet, report.html and, last of all, record.json."""
     folder = job.folder.path
     write_atomic(folder / "directions.safetensors", save(_directions(record, residuals)))
+    write_atomic(folder / gram.FILE, gram.to_bytes(_gram(record, job, residuals)))
     rows = _prompt_rows(record, job, train_scores, columns)
     write_atomic(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if job.has("cross_domain") or job.has("subspace"):
@@ -70,6 +72,16 @@ def _directions(record: Record, residuals: Residuals) -> dict[str, Any]:
         tensors[name] = (vector / norm if norm else vector).astype(np.float32)
         tensors[f"{name}.candidates"] = candidates.astype(np.float32)
     return tensors
+
+
+def _gram(record: Record, job: Job, residuals: Residuals) -> gram.Gram:
+    site = gram.common_site(record, next(iter(job.domains)))
+    pairs = {}
+    for name, domain in job.domains.items():
+        ids = zip(domain.direction.harmful_ids, domain.direction.harmless_ids, strict=True)
+        for (harmful, harmless), *twins in zip(ids, *residuals.pairs_at(name, site), strict=True):
+            pairs[f"{name}:{harmful}", f"{name}:{harmless}"] = (twins[0], twins[1])
+    return gram.gram_of(pairs, site)
 
 
 def _prompt_rows(

@@ -30,6 +30,7 @@ def as_json(comparison: Comparison) -> str:
         "measurements": [_measurement(verdict) for verdict in comparison.verdicts],
         "geometry": comparison.geometry,
         "directions": comparison.directions,
+        "similarity": comparison.similarity,
     }
     return json.dumps(content, indent=1, allow_nan=False)
 

@@ -16,6 +16,7 @@ from refusal_bench.comparison.gates import Check, decide, unanswerable
 from refusal_bench.comparison.geometry import described_geometry, geometry_measurements
 from refusal_bench.comparison.pairing import refusal_measurements
 from refusal_bench.comparison.policy import Policy
+from refusal_bench.comparison.similarity import similarity
 from refusal_bench.comparison.sources import Source
 from refusal_bench.comparison.spaces import direct_comparison
 from refusal_bench.comparison.verdicts import Verdict, judge
@@ -42,6 +43,8 @@ class Comparison:
     """Matrices, spectra and depths side by side."""
     directions: dict[str, Any] | None = None
     """Cosines and principal angles in one space; None where there is none."""
+    similarity: dict[str, Any] | None = None
+    """CKA on the same prompts; None unless both are run folders."""
 
     @property
     def obstacles(self) -> list[str]:
@@ -82,4 +85,5 @@ def compare(base: Source, candidate: Source, policy: Policy | None = None) -> Co
         checks=checks,
         geometry=described_geometry(ours, theirs),
         directions=direct_comparison(base, candidate),
+        similarity=similarity(base, candidate),
     )

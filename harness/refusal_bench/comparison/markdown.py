@@ -34,6 +34,8 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield from _table(("domain", "cosine to itself"), cosines)
         angles = ", ".join(number(angle, 0) for angle in directions["principal_angles_deg"])
         yield from ("", f"Principal angles {angles}°: {directions['basis']}.")
+    if comparison.similarity:
+        yield from ("", "### Representations", "", f"{_escaped(phrases.similarity(comparison.similarity))}.")
     if comparison.verdicts:
         rows = _table(phrases.COLUMNS, map(phrases.measurement_cells, comparison.verdicts))
         yield from ("", "<details><summary>Every measurement</summary>", "", *rows, "", "</details>")

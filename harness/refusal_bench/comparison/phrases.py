@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from refusal_bench.comparison.compare import Comparison
 from refusal_bench.comparison.gates import Check
 from refusal_bench.comparison.pairing import Measurement
 from refusal_bench.comparison.verdicts import Verdict
 from refusal_bench.record import Interval, Record
-from refusal_bench.words import number, percent, visible
+from refusal_bench.words import number, number_interval, percent, visible
 
 COLUMNS = ("measured", "base", "candidate", "difference [95 %]", "n (needed)", "verdict")
 CHECK_COLUMNS = ("check", "on", "difference", "bound", "level", "result")
@@ -87,6 +89,16 @@ def interval(measured: Measurement, ends: Interval) -> str:
     factor, digits = (100, 1) if measured.unit == "rate" else (1, 0 if measured.unit == "dimensions" else 2)
     estimate, low, high = (_signed(factor * value, digits) for value in (measured.evidence.estimate, *ends))
     return f"{estimate} [{low}, {high}]"
+
+
+def similarity(found: dict[str, Any]) -> str:
+    """How alike both models represent the same prompts."""
+    base, candidate = (f"layer {found[side]['layer']}" for side in ("base", "candidate"))
+    value = number_interval(found["cka"], found["ci95"])
+    return (
+        f"CKA {value} on the same {found['n_prompts']} train prompts, {base} of the base and {candidate} of the "
+        "candidate (1: the same up to rotation and scale; 0: unrelated)"
+    )
 
 
 def _signed(value: float, digits: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from refusal_bench import gram
 from refusal_bench.errors import InputError
 from refusal_bench.record import Record, read_record
 from refusal_bench.slug import model_slug
@@ -14,12 +15,14 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Source:
-    """A record and, where it was read from a run's folder, that run's directions."""
+    """A record and, where it was read from a run's folder, that run's directions and Gram matrix."""
 
     record: Record
     """The record."""
     directions: Path | None = None
     """`directions.safetensors` beside it."""
+    gram: Path | None = None
+    """`gram.safetensors` beside it."""
 
 
 def find(name: str, leaderboard: Path) -> Source:
@@ -31,8 +34,8 @@ def find(name: str, leaderboard: Path) -> Source:
     if path.is_dir():
         path = path / "record.json"
     if path.is_file():
-        directions = path.with_name("directions.safetensors")
-        return Source(read_record(path), directions if directions.is_file() else None)
+        beside = [path.with_name(name) for name in ("directions.safetensors", gram.FILE)]
+        return Source(read_record(path), *(file if file.is_file() else None for file in beside))
     return Source(_on_leaderboard(name, leaderboard / "records"))
 
 

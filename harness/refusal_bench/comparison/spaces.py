@@ -13,7 +13,8 @@ from scipy.linalg import subspace_angles
 from refusal_bench.comparison.comparability import common_tasks
 from refusal_bench.comparison.sources import Source
 from refusal_bench.errors import InputError
-from refusal_bench.record import Record, Site
+from refusal_bench.gram import common_site
+from refusal_bench.record import Record
 
 SAME_WEIGHTS = "both runs have the same base weights"
 ASSUMED = "meaningful only if one model was trained from the other: the records cannot tell"
@@ -31,7 +32,8 @@ def direct_comparison(base: Source, candidate: Source) -> dict[str, Any] | None:
     if base.directions is None or candidate.directions is None:
         return None
     domains = common_tasks(base.record, candidate.record)
-    layer, position = _site(base.record, domains[0])
+    site = common_site(base.record, domains[0])
+    layer, position = site.layer, site.position
     if not -len(theirs.post_instruction_tokens) <= position:
         return None
     vectors = [
@@ -47,14 +49,6 @@ def direct_comparison(base: Source, candidate: Source) -> dict[str, Any] | None:
         "principal_angles_deg": sorted(float(angle) for angle in angles),
         "basis": SAME_WEIGHTS if ours.weights_sha256 == theirs.weights_sha256 else ASSUMED,
     }
-
-
-def _site(record: Record, domain: str) -> tuple[int, int]:
-    geometry = record.results.geometry
-    if geometry is not None and geometry.site.layer is not None and geometry.site.position is not None:
-        return geometry.site.layer, geometry.site.position
-    own: Site = record.results.tasks[domain].direction
-    return own.layer, own.position
 
 
 def _directions(

@@ -30,6 +30,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         _print("Measured in both (scores that did not change are in --json)", phrases.COLUMNS, _rows(shown), console)
     if comparison.directions:
         _directions(comparison, console)
+    if comparison.similarity:
+        console.print()
+        console.print(Text(phrases.similarity(comparison.similarity)))
     if comparison.checks:
         rows = map(phrases.check_cells, comparison.checks)
         title = f"Checks, all together at {100 * comparison.policy.alpha:g} %"

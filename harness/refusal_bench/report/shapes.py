@@ -76,14 +76,14 @@ def places(
     cross = [tag("line", x1=70, x2=70 + size, y1=up(0), y2=up(0), class_="grid strong-line")]
     cross.append(tag("line", x1=across(0), x2=across(0), y1=22, y2=22 + size, class_="grid strong-line"))
     drawn = [frame(across, up, titles[0], titles[1]), *cross]
-    spots = _label_spots(names, [(across(x), up(y)) for x, y in points])
+    spots = label_spots(names, [(across(x), up(y)) for x, y in points])
     for i, (name, (x, y), (left, base)) in enumerate(zip(names, points, spots, strict=True)):
         tip = f"{name}: {number(x)}, {number(y)}"
         drawn.append(mark(tip, tag("g", dot(across(x), up(y)), text(left, base, name), class_=colour(i))))
     return drawing(size + 68, alt, *drawn)
 
 
-def _label_spots(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def label_spots(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Where each label begins: beside its point, where it covers no other point or label and stays on the drawing."""
     taken = [(x - 6, x + 6, y - 6, y + 6) for x, y in points]
     spots = []
