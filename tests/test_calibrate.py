@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from refusal_bench.calibration import calibrate as module
+from refusal_bench.calibration import coverage, whole_run
 from refusal_bench.calibration.activation_worlds import HARMFULNESS, WORLDS, ActivationWorld, two_directions
-from refusal_bench.calibration.calibrate import ALL, WorldResult, calibrate, to_json
-from refusal_bench.calibration.table import markdown
+from refusal_bench.calibration.calibrate import ALL, calibrate
+from refusal_bench.calibration.result import WorldResult
+from refusal_bench.calibration.table import markdown, to_json
 from refusal_bench.cli import app
 from refusal_bench.metrics import comparisons, contrast
 from refusal_bench.metrics import geometry as geometry_module
@@ -28,7 +30,7 @@ KEYS = {"n_seeds", "expected", "correct_share", "coverage95", "flagged_share", "
 @pytest.fixture
 def activations_only(monkeypatch):
     """Worlds without the planted Llamas, which tests/test_run_planted.py measures, and with fewer draws."""
-    monkeypatch.setattr(module, "_with_model", lambda result, world, right: result)
+    monkeypatch.setattr(module, "with_model", lambda result, world, right: result)
     monkeypatch.setattr(geometry_module, "N_NULL", 20)
     monkeypatch.setattr(geometry_module, "N_PERMUTATIONS", 19)
     monkeypatch.setattr(geometry_module, "N_DRAWS", 499)
@@ -138,8 +140,8 @@ def no_flags(harmful, harmless):
 
 
 SABOTAGE = [
-    ("intervals", module, "disattenuated", raw),
-    ("intervals", module, "disattenuated", lambda found: disattenuated(found, 0.6)),
+    ("intervals", coverage, "disattenuated", raw),
+    ("intervals", coverage, "disattenuated", lambda found: disattenuated(found, 0.6)),
     ("topic_confound", geometry_module, "topic_control", no_flags),
     ("shared_negatives", contrast, "shared_prompts", lambda harmless: False),
     ("study", geometry_module, "p_same", lambda found, n_draws, rng: np.ones_like(found.products)),
@@ -160,12 +162,12 @@ def test_a_broken_instrument_fails(activations_only, monkeypatch, world, where, 
 
 def test_a_planted_model_that_comes_out_wrong_fails_the_world(monkeypatch):
     right = WorldResult("anything", n_seeds=3, correct_share=1.0)
-    monkeypatch.setattr(module, "run_planted", lambda world: None)
-    monkeypatch.setattr(module, "_model_figures", lambda record: {})
-    assert module._with_model(right, "single", lambda record: True) == replace(
+    monkeypatch.setattr(whole_run, "run_planted", lambda world: None)
+    monkeypatch.setattr(whole_run, "_model_figures", lambda record: {})
+    assert whole_run.with_model(right, "single", lambda record: True) == replace(
         right, figures={"model": {"correct": True}}
     )
-    wrong = module._with_model(right, "single", lambda record: False)
+    wrong = whole_run.with_model(right, "single", lambda record: False)
     assert not wrong.passed
     assert wrong.correct_share == 0
 

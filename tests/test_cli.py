@@ -107,7 +107,7 @@ def test_light_commands_import_neither_torch_nor_transformers():
         (("--model", "plantet"), ("unknown model 'plantet'", "Did you mean 'planted'")),
         (("--model", "missing.gguf"), ("missing.gguf", "no such file")),
         (("--model", "nobody/nothing"), ("nobody/nothing", "cannot be reached")),
-        (("--model", "planted", "--tasks", "frauds"), ("'frauds'", "did you mean 'fraud'")),
+        (("--model", "planted", "--tasks", "frauds"), ("'frauds'", "Did you mean 'fraud'")),
         (("--model", "planted", "--tasks", "tag:none"), ("no task has the tag 'none'",)),
         (("--model", "planted", "--tasks-path", "nowhere"), ("nowhere", "not a folder")),
         (("--model", "planted", "--sections", "geometri"), ("unknown section 'geometri'",)),

@@ -66,7 +66,7 @@ def test_the_default_judge_exists_and_is_the_default_of_a_run():
 @pytest.mark.parametrize(
     ("spec", "part"),
     [
-        ("opnr", "did you mean 'opener'"),
+        ("opnr", "Did you mean 'opener'"),
         ("opener:x", "takes nothing"),
         ("llm", "llm:MODEL@URL"),
         ("llm:model", "OpenAI-compatible"),

@@ -7,7 +7,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from refusal_bench.calibration.activation_worlds import two_directions
-from refusal_bench.calibration.calibrate import coverage
+from refusal_bench.calibration.coverage import coverage
 from refusal_bench.metrics.cosines import cosines, spectrum
 from refusal_bench.metrics.moments import moments
 from refusal_bench.metrics.noise import (
@@ -186,12 +186,12 @@ def test_intervals_cover_the_planted_cosine_over_the_full_grid(n, width, power_l
 
 def test_coverage_notices_a_wrong_interval(monkeypatch):
     """The simulation itself can fail: raw cosines are far below the truth, half the width covers too little."""
-    from refusal_bench.calibration import calibrate
+    from refusal_bench.calibration import coverage as module
 
     def narrow(found, confidence=0.95):
         return disattenuated(found, 0.5)
 
-    monkeypatch.setattr(calibrate, "disattenuated", narrow)
+    monkeypatch.setattr(module, "disattenuated", narrow)
     assert coverage(200, 20, 64, 0.35, 0.8, False)["coverage95"] == pytest.approx(0.5, abs=0.12)
 
 

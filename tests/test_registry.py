@@ -70,7 +70,7 @@ def test_two_entries_of_one_name_are_refused_with_both_origins(package):
 
 def test_an_unknown_name_lists_what_there_is_and_the_nearest():
     registry = things(weapons="os:sep", fraud="os:sep")
-    with pytest.raises(InputError, match=r"no thing 'wepons'; there are: fraud, weapons\. did you mean 'weapons'\?"):
+    with pytest.raises(InputError, match=r"no thing 'wepons'; there are: fraud, weapons\. Did you mean 'weapons'\?"):
         registry.get("wepons")
     with pytest.raises(InputError, match="there are: none"):
         things().get("anything")

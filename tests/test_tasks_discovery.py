@@ -125,7 +125,7 @@ def test_a_spec_that_names_nothing_known_is_bad_input(spec):
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(
-        InputError, match=rf"no task 'wepons'; there are: {', '.join(ALL_KINDS)}\. did you mean 'weapons'"
+        InputError, match=rf"no task 'wepons'; there are: {', '.join(ALL_KINDS)}\. Did you mean 'weapons'"
     ):
         load_tasks("fraud,wepons")
 

@@ -100,5 +100,5 @@ class Registry(Generic[T]):
         if entry := self._entries.get(name):
             return entry
         nearest = difflib.get_close_matches(name, self.names(), n=1)
-        hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"no {self.noun} {name!r}; there are: {', '.join(self.names()) or 'none'}.{hint}")

@@ -1,14 +1,15 @@
-"""What `calibrate` found, as a table for the terminal and for a Markdown file."""
+"""What `calibrate` found: a table for the terminal and for a Markdown file, and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from refusal_bench.calibration.calibrate import WorldResult
+from refusal_bench.calibration.result import WorldResult
 from refusal_bench.words import DASH, number, percent
 
 HEADER = (
@@ -36,6 +37,11 @@ def markdown(results: Mapping[str, WorldResult]) -> str:
     """Return the same table in Markdown."""
     lines = [HEADER, tuple("---" for _ in HEADER), *_rows(results)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_json(results: Mapping[str, WorldResult]) -> dict[str, Any]:
+    """Plain JSON values, as `calibrate --json` prints them."""
+    return {"worlds": {name: asdict(result) for name, result in results.items()}}
 
 
 def _rows(results: Mapping[str, WorldResult]) -> list[tuple[str, ...]]:

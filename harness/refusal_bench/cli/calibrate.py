@@ -21,9 +21,9 @@ def calibrate(
     """Check that refusal-bench gets worlds with known answers right, at the stated rate; exit code 1 if it does not."""
     from rich.console import Console
 
-    from refusal_bench.calibration.calibrate import ALL, to_json
+    from refusal_bench.calibration.calibrate import ALL
     from refusal_bench.calibration.calibrate import calibrate as run_worlds
-    from refusal_bench.calibration.table import markdown, print_table
+    from refusal_bench.calibration.table import markdown, print_table, to_json
     from refusal_bench.errors import InputError
     from refusal_bench.files import write_atomic
 

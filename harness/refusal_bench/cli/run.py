@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 
+from refusal_bench.cli import options
 from refusal_bench.config import SECTIONS, RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError, RefusalBenchError
 from refusal_bench.presets import models_of, settings_of
@@ -17,94 +18,37 @@ from refusal_bench.presets import models_of, settings_of
 EXAMPLE = "Example: refusal-bench run --model demo --tasks weapons,fraud --out runs --seed 1"
 
 
-def _option(flag: str, text: str, **more: Any) -> Any:
-    """An option with its environment twin, REFUSAL_BENCH_<OPTION>."""
-    name = flag.split("/")[0].removeprefix("--").replace("-", "_").upper()
-    return typer.Option(flag, help=text, envvar=f"REFUSAL_BENCH_{name}", **more)
-
-
 def run(
     context: typer.Context,
-    model: Annotated[
-        list[str],
-        _option("--model", "Hub id, local folder, .gguf file or alias (`models ls`); may be given more than once."),
-    ] = [],  # noqa: B006
-    tasks: Annotated[str, _option("--tasks", "all, names separated by commas, or tag:NAME.")] = "all",
-    tasks_path: Annotated[
-        list[Path], _option("--tasks-path", "Additional folder with task manifests; repeatable.")
-    ] = [],  # noqa: B006
-    out: Annotated[Path, _option("--out", "Folder for the run's folder.")] = Path("runs"),
-    leaderboard: Annotated[str, _option("--leaderboard", "Leaderboard folder, or none.")] = "leaderboards",
-    method: Annotated[Literal["dim"], _option("--method", "Direction method: difference in means.")] = "dim",
-    backend: Annotated[Literal["hf"], _option("--backend", "Backend for activations and interventions.")] = "hf",
-    baseline_backend: Annotated[
-        Literal["hf", "vllm", "openai"],
-        _option(
-            "--baseline-backend",
-            "What writes completions: vllm those of every condition, openai a baseline from an endpoint beside hf's.",
-        ),
-    ] = "hf",
-    selection: Annotated[
-        Literal["exact", "screened"],
-        _option(
-            "--selection",
-            "exact: the same choice as evaluating every candidate in full; screened: only the best by an estimate.",
-        ),
-    ] = "exact",
-    contrast: Annotated[
-        Literal["matched"], _option("--contrast", "Harmless prompts of a direction: each domain's own twins.")
-    ] = "matched",
-    judge: Annotated[
-        str,
-        _option("--judge", "opener, substring, classifier:ID, llm:MODEL@URL or panel:NAME+NAME+NAME (`judges ls`)."),
-    ] = "opener",
-    executor: Annotated[Literal["local"], _option("--executor", "Where the work runs.")] = "local",
-    quantization: Annotated[
-        Literal["none", "4bit", "8bit"],
-        _option("--quantization", "bitsandbytes: 4bit is nf4 with double quantisation, 8bit is LLM.int8()."),
-    ] = "none",
-    dtype: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"],
-        _option("--dtype", "auto: bfloat16 on a GPU or, for half-precision weights, a CPU with AMX; else float32."),
-    ] = "auto",
-    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    adapter: Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")] = None,
-    revision: Annotated[str | None, _option("--revision", "Hub branch, tag or commit.")] = None,
-    trust_remote_code: Annotated[
-        bool, _option("--trust-remote-code/--no-trust-remote-code", "Run Python code that comes with a hub model.")
-    ] = False,
-    system_prompt: Annotated[
-        str, _option("--system-prompt", "default (the template's own), none, or a text.")
-    ] = "default",
-    thinking: Annotated[
-        Literal["default", "on", "off"],
-        _option("--thinking", "Reasoning models: the template's own way, or thinking switched on or off."),
-    ] = "default",
-    refusal_token: Annotated[
-        list[str],
-        _option("--refusal-token", "First word of a refusal; repeatable. Default: learned from the model's refusals."),
-    ] = [],  # noqa: B006
-    preset: Annotated[
-        Literal["study", "arditi"] | None,
-        _option("--preset", "A published setting (docs/reproduction.md); options that are given win over it."),
-    ] = None,
-    seed: Annotated[int, _option("--seed", "Seed of every random draw.")] = 0,
-    sections: Annotated[str, _option("--sections", f"all, none, or some of {','.join(SECTIONS)}.")] = "all",
-    quick: Annotated[
-        bool, _option("--quick/--no-quick", "A smaller version of everything, marked in the record.")
-    ] = False,
-    save_completions: Annotated[
-        bool, _option("--save-completions/--no-save-completions", "Also write completions, which may be harmful text.")
-    ] = False,
-    resume: Annotated[
-        bool, _option("--resume/--no-resume", "Go on with an unfinished run of this configuration.")
-    ] = True,
-    dry_run: Annotated[
-        bool, _option("--dry-run/--no-dry-run", "Check the input, print the plan and its memory; load no weights.")
-    ] = False,
-    json: Annotated[
-        bool, _option("--json/--no-json", "Print the record, one JSON object a line, and nothing else.")
-    ] = False,
+    model: options.Model = [],  # noqa: B006
+    tasks: options.Tasks = "all",
+    tasks_path: options.TasksPath = [],  # noqa: B006
+    out: options.Out = Path("runs"),
+    leaderboard: options.Leaderboard = "leaderboards",
+    method: options.Method = "dim",
+    backend: options.Backend = "hf",
+    baseline_backend: options.BaselineBackend = "hf",
+    selection: options.Selection = "exact",
+    contrast: options.Contrast = "matched",
+    judge: options.Judge = "opener",
+    executor: options.Executor = "local",
+    quantization: options.Quantization = "none",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    system_prompt: options.SystemPrompt = "default",
+    thinking: options.Thinking = "default",
+    refusal_token: options.RefusalToken = [],  # noqa: B006
+    preset: options.Preset = None,
+    seed: options.Seed = 0,
+    sections: options.Sections = "all",
+    quick: options.Quick = False,
+    save_completions: options.SaveCompletions = False,
+    resume: options.Resume = True,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
 ) -> None:
     """Measure refusal directions of chat models per harm domain, and check them causally.
 
@@ -151,11 +95,11 @@ def run(
 
 def _of_preset(preset: str | None, model: str, context: typer.Context) -> dict[str, Any]:
     """What a preset sets, less the options that were given on the command line or in the environment."""
-    options = {"refusal_tokens": "refusal_token"}
+    option_of = {"refusal_tokens": "refusal_token"}
     return {
         name: value
         for name, value in settings_of(preset, model).items()
-        if _is_default(context, options.get(name, name))
+        if _is_default(context, option_of.get(name, name))
     }
 
 

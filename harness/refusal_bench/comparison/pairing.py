@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -91,15 +91,13 @@ def refusal_measurements(base: Record, candidate: Record) -> list[Measurement]:
     found: list[Measurement] = []
     for name, condition in CONDITIONS.items():
         parts = [_aligned(base, candidate, domain, condition) for domain in domains]
-        worse: Literal["lower", "higher"] = "lower" if condition.endswith("harmful") else "higher"
         sections: list[tuple[str | None, _Pairs]] = list(zip(domains, parts, strict=True))
         if len(parts) > 1:
             sections.append((None, sum(parts[1:], start=parts[0])))
         for domain, pairs in sections:
-            full = f"{name}.{domain}" if domain else name
-            found += _rates(f"{full}.rate", f"{name}.rate", domain, worse, pairs)
+            found += _rates(name, domain, pairs)
             if same_tokens:
-                found += _scores(f"{full}.score", f"{name}.score", domain, worse, pairs)
+                found += _scores(name, domain, pairs)
     return found
 
 
@@ -127,54 +125,48 @@ def _by_id(record: Record, domain: str, condition: str) -> dict[str, tuple[str, 
     return dict(zip(ids, zip(measured.labels, measured.scores, strict=True), strict=True))
 
 
-def _rates(
-    name: str, group: str, domain: str | None, worse: Literal["lower", "higher"], pairs: _Pairs
-) -> Iterator[Measurement]:
+def _rates(name: str, domain: str | None, pairs: _Pairs) -> Iterator[Measurement]:
     labels = zip(pairs.base_labels, pairs.candidate_labels, strict=True)
     scored = [(a == "R", b == "R") for a, b in labels if not UNSCORED & {a, b}]
     if not scored:
         return
-    changes = np.array([b - a for a, b in scored])
+    values = np.array(scored, dtype=float)
+    changes = values[:, 1] - values[:, 0]
     lost, won = int((changes == LOST).sum()), int((changes == WON).sum())
-    n = len(scored)
-    yield Measurement(
-        name=name,
-        group=group,
-        task=domain,
-        unit="rate",
-        worse=worse,
-        base=sum(a for a, _ in scored) / n,
-        candidate=sum(b for _, b in scored) / n,
-        evidence=PairedRates(n, lost, won),
-        n=n,
-        bootstrap95=_bootstrap(changes),
-        lost=lost,
-        won=won,
-        p_mcnemar=sign_test(lost, won),
-    )
+    measured = _measurement(name, domain, "rate", values, PairedRates(len(values), lost, won))
+    yield replace(measured, lost=lost, won=won, p_mcnemar=sign_test(lost, won))
 
 
-def _scores(
-    name: str, group: str, domain: str | None, worse: Literal["lower", "higher"], pairs: _Pairs
-) -> Iterator[Measurement]:
+def _scores(name: str, domain: str | None, pairs: _Pairs) -> Iterator[Measurement]:
     both = zip(pairs.base_scores, pairs.candidate_scores, strict=True)
     known = [(a, b) for a, b in both if a is not None and b is not None]
     if len(known) < 2:
         return
     values = np.array(known)
-    changes = values[:, 1] - values[:, 0]
-    n = len(changes)
-    yield Measurement(
-        name=name,
-        group=group,
+    changes, n = values[:, 1] - values[:, 0], len(values)
+    evidence = MeanDifference(float(changes.mean()), float(changes.std(ddof=1)) / n**0.5, n - 1, n)
+    yield _measurement(name, domain, "score", values, evidence)
+
+
+def _measurement(
+    name: str,
+    domain: str | None,
+    unit: Literal["rate", "score"],
+    values: Float[ndarray, "prompt record"],
+    evidence: Evidence,
+) -> Measurement:
+    """Means over prompts under a condition; the base's values are the first column, the candidate's the second."""
+    return Measurement(
+        name=f"{name}.{domain}.{unit}" if domain else f"{name}.{unit}",
+        group=f"{name}.{unit}",
         task=domain,
-        unit="score",
-        worse=worse,
+        unit=unit,
+        worse="lower" if CONDITIONS[name].endswith("harmful") else "higher",
         base=float(values[:, 0].mean()),
         candidate=float(values[:, 1].mean()),
-        evidence=MeanDifference(float(changes.mean()), float(changes.std(ddof=1)) / n**0.5, n - 1, n),
-        n=n,
-        bootstrap95=_bootstrap(changes),
+        evidence=evidence,
+        n=len(values),
+        bootstrap95=_bootstrap(values[:, 1] - values[:, 0]),
     )
 
 
