@@ -1,6 +1,6 @@
 """Tokens per second of vLLM, of the hook backend in batches, and of the hook backend one prompt at a time.
 
-    python benchmarks/generation.py --model demo --domains fraud --prompts 16 --json
+    python benchmarks/generation.py --model demo --domains all --prompts 16 --json
 
 All three write greedy completions of the same prompts, without intervention and with one direction ablated, in one
 process and from the same weights; no completion is cut short. The start of vLLM is timed apart. Besides wall time the
@@ -94,11 +94,13 @@ def benchmark(model: str, domains: str, n_prompts: int, n_tokens: int, repeats: 
     """Return tokens a second and their ratios, by condition."""
     check_baseline_backend("vllm", model)
     hf = HookBackend(load_model(RunConfig(model=model)))
-    rows = [row for task in load_tasks(domains).values() for row in task.held_out]
-    harmful, harmless = (
-        [tuple(hf.model.template.render(row.prompt)) for row in rows if row.label == label][:n_prompts]
-        for label in ("harmful", "harmless")
-    )
+    tasks = load_tasks(domains).values()
+
+    def rendered(label: str) -> list[Prompt]:
+        rows = [row for task in tasks for row in [x for x in task.held_out if x.label == label][:n_prompts]]
+        return [tuple(hf.model.template.render(row.prompt)) for row in rows]
+
+    harmful, harmless = rendered("harmful"), rendered("harmless")
     prompts = harmful + harmless
     vllm = VllmBackend(hf.model, hf.counters, longest=max(map(len, prompts)) + n_tokens)
     vllm.start()
@@ -169,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description="Compare the throughput of vLLM with the hook backend's.")
     parser.add_argument("--model", default="demo", help="an alias, a folder, a .gguf file or a hub id")
-    parser.add_argument("--domains", default="fraud", help="task names separated by commas, or all")
-    parser.add_argument("--prompts", type=int, default=16, help="harmful, and as many harmless, prompts")
+    parser.add_argument("--domains", default="all", help="task names separated by commas, or all")
+    parser.add_argument("--prompts", type=int, default=16, help="harmful, and as many harmless, prompts of each domain")
     parser.add_argument("--max-new-tokens", type=int, default=32, help="longest completion")
     parser.add_argument("--repeats", type=int, default=1, help="measurements of each, in turn")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")

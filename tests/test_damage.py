@@ -6,7 +6,7 @@ import pytest
 import torch
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.config import RunConfig
-from refusal_bench.damage import TEXT, neutral_loss, neutral_losses, neutral_passages
+from refusal_bench.damage import N_PASSAGES, TEXT, neutral_loss, neutral_losses, neutral_passages
 from refusal_bench.models.loading import load_model
 from tiny import save_tiny
 
@@ -19,7 +19,7 @@ def backend(tmp_path_factory):
 
 def test_the_passages_are_long_enough_to_say_something():
     passages = TEXT.read_text().split("\n\n")
-    assert len(passages) == 16
+    assert len(passages) == N_PASSAGES
     assert all(35 <= len(passage.split()) <= 70 for passage in passages)
 
 

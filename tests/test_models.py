@@ -245,6 +245,7 @@ def test_show_tells_what_it_can_of_a_gated_model_without_a_network():
 
 def test_a_plan_bounds_what_a_run_takes(tmp_path):
     from refusal_bench.causal.mixed import mixed_task, render_mixed
+    from refusal_bench.over_refusal import over_refusal_task, render_over_refusal
     from refusal_bench.pipeline import run
     from refusal_bench.planning import describe_plan, planned_stages
     from refusal_bench.progress import Reporter
@@ -257,11 +258,12 @@ def test_a_plan_bounds_what_a_run_takes(tmp_path):
     assert not any(tmp_path.iterdir())
     tasks = load_tasks(config.tasks)
     mixed = render_mixed(mixed_task(config, tasks), list(tasks), str.split, config.sizes)
-    stages = planned_stages(config, tasks, mixed, n_positions=5, n_layers=10)
+    apart = render_over_refusal(over_refusal_task(config), str.split, config.sizes)
+    stages = planned_stages(config, tasks, mixed, apart, n_positions=5, n_layers=10)
     planned = sum(stage.tokens(16) for stage in stages)
     record, _ = run(config, Reporter(quiet=True))
     assert planned / 20 < record.cost.tokens <= planned
-    held_out = ("subspace order", "held-out prompts", "mixed prompts")
+    held_out = ("subspace order", "held-out prompts", "mixed prompts", "over-refusal")
     for name, parts in {"residuals": ("residual stream",), "held_out": held_out}.items():
         assert [stage.name for stage in stages if stage.name in parts] == list(parts)
         bound = sum(stage.tokens(16) for stage in stages if stage.name in parts)

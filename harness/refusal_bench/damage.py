@@ -19,6 +19,13 @@ TEXT = Path(__file__).with_name("data") / "neutral.txt"
 """Passages written for this purpose, one a paragraph; licence in the README beside it."""
 
 
+N_PASSAGES = 16
+"""Of neutral text."""
+
+PASSAGE_TOKENS = 100
+"""More than a passage takes in the vocabulary of a language model."""
+
+
 def neutral_passages(backend: HookBackend) -> list[Prompt]:
     """Token ids of every passage that is at least two tokens for this tokenizer, without a chat template."""
     tokenizer = backend.model.template.tokenizer

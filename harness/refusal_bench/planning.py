@@ -11,6 +11,7 @@ from refusal_bench import causal
 from refusal_bench.causal.directions import N_PERMUTED, Directions
 from refusal_bench.causal.mixed import MixedPrompts, mixed_task, planted_mixtures, render_mixed
 from refusal_bench.config import DEPTH_LIMIT, RunConfig, Sizes
+from refusal_bench.damage import N_PASSAGES, PASSAGE_TOKENS
 from refusal_bench.errors import InputError
 from refusal_bench.models.aliases import Source, resolve
 from refusal_bench.models.memory import Shape, check_fits, gigabytes
@@ -91,6 +92,9 @@ def planned_stages(
         stages.append(Stage("mixed prompts", mixed.n_rows(n), 0, 0))
     if apart is not None:
         stages.append(Stage("over-refusal", apart.n_rows, apart.n_rows, sizes.max_new_tokens))
+    # Every passage unmodified, and with each domain's direction ablated and added.
+    passages = (1 + 2 * n) * N_PASSAGES
+    stages.append(Stage("neutral text", passages, passages, PASSAGE_TOKENS))
     return stages
 
 
