@@ -36,17 +36,19 @@ def test_a_rotation_is_found_exactly_and_prompts_do_not_matter_to_it():
     assert found.n == 40
 
 
-def test_the_interval_is_as_wide_as_the_cosine_varies_over_samples_of_prompts():
+def test_the_interval_covers_the_cosine_without_noise_and_what_was_measured_lies_below_it():
+    """Rounding as noise in each of 60 dimensions around two means whose cosine is known."""
     rng = np.random.default_rng(1)
-
-    def sample():
-        rows = rng.normal(0, 1, (60, 30)) + np.eye(30)[0] * 4
-        return rows, rows + rng.normal(0, 1, rows.shape) @ np.diag([0.0, *[1.0] * 29]) + np.eye(30)[1]
-
-    found = [quantisation.paired_cosine(*sample()) for _ in range(200)]
-    spread = np.quantile([one.value for one in found], [0.025, 0.975])
-    widths = [one.ci95[1] - one.ci95[0] for one in found]
-    assert np.mean(widths) == pytest.approx(spread[1] - spread[0], rel=0.3)
+    means = np.zeros((2, 60))
+    means[0, 0], means[1, :2] = 4, (4, 1)
+    known = 4 / np.sqrt(17)
+    prompts = rng.normal(0, 1, (400, 48, 60)) * np.eye(60)[0]
+    found = [
+        quantisation.paired_cosine(rows + means[0], rows + means[1] + rng.normal(0, 1, rows.shape)) for rows in prompts
+    ]
+    assert np.mean([one.value for one in found]) < known - 0.005
+    assert np.mean([one.corrected for one in found]) == pytest.approx(known, abs=0.001)
+    assert 0.92 < np.mean([one.ci95[0] <= known <= one.ci95[1] for one in found]) < 0.98
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,9 @@ def test_a_run_is_read_as_it_was_and_its_figures_are_the_records(folders, capsys
     (pair,) = found["between"]
     assert pair["runs"] == ["float32", "bfloat16"]
     for cell in pair["cosine"].values():
-        assert cell["ci95"][0] <= cell["value"] <= cell["ci95"][1] <= 1 + 1e-12
+        assert cell["ci95"][0] <= cell["corrected"] <= cell["ci95"][1] <= 1
         assert 0.99 < cell["value"] < 1 - 1e-9
+        assert cell["value"] <= cell["corrected"]
     for row, record in zip(found["within"], records, strict=True):
         for name, task in record.results.tasks.items():
             labels = task.refusal.ablated_harmful.labels

@@ -138,7 +138,7 @@ def test_the_folder_holds_the_files_of_the_contract_and_nothing_else(finished):
         assert np.linalg.norm(chosen) == pytest.approx(result.direction.norm, rel=1e-4)
         assert chosen @ tensors[name] == pytest.approx(result.direction.norm, rel=1e-4)
     rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    assert len(rows) == 5 * 2 * (48 + 16)
+    assert len(rows) == 5 * 2 * (48 + 16) + 150 + 100  # train and held out of five domains; over-refusal
     for path in folder.iterdir():
         text = path.read_bytes()
         assert str(root).encode() not in text, f"{path.name} names a folder of this machine"
@@ -212,8 +212,8 @@ def test_every_domain_of_a_world_has_a_direction_with_the_planted_effect(finishe
     own_drop = (expected["harmful"] - np.diag(expected["ablation"])).mean()
     assert seconds < 20
     # Low cosines that act as one direction are not refusal's: only where topics are confounded is there such a warning.
-    confounded = ["differ but act as one" in warning for warning in record.warnings]
-    assert confounded == ([True] if world == "topic_confound" else [])
+    confounded = any("differ but act as one" in warning for warning in record.warnings)
+    assert confounded == (world == "topic_confound")
     assert disagreements(record) == []
     assert np.abs(in_study_order(found.ablation.score, found.domains) - expected["ablation"]).max() < 0.1 * own_drop
     for result in record.results.tasks.values():
