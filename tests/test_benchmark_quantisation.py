@@ -46,8 +46,8 @@ def test_the_interval_covers_the_cosine_without_noise_and_what_was_measured_lies
     found = [
         quantisation.paired_cosine(rows + means[0], rows + means[1] + rng.normal(0, 1, rows.shape)) for rows in prompts
     ]
-    assert np.mean([one.value for one in found]) < known - 0.005
-    assert np.mean([one.corrected for one in found]) == pytest.approx(known, abs=0.001)
+    assert np.mean([one.value for one in found]) < known - 0.02
+    assert np.mean([one.corrected for one in found]) == pytest.approx(known, abs=0.002)
     assert 0.92 < np.mean([one.ci95[0] <= known <= one.ci95[1] for one in found]) < 0.98
 
 

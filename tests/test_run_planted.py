@@ -40,6 +40,11 @@ def stable(record: Record) -> dict:
     return {key: value for key, value in record.model_dump().items() if key not in VOLATILE}
 
 
+def small(out: Path, **options) -> RunConfig:
+    """Two domains, a third of the work, with every section."""
+    return RunConfig(model="planted", tasks="fraud,privacy", quick=True, out=out, leaderboard=None, **options)
+
+
 def in_study_order(matrix, names):
     order = [names.index(name) for name in STUDY_DOMAINS]
     return np.array(matrix, dtype=float)[np.ix_(order, order)]
@@ -57,6 +62,18 @@ def test_planted_cosines_and_components_are_recovered(finished):
         assert geometry.pca.centred.n_for_90 == 3
 
 
+@pytest.fixture(scope="module")
+def finished_small(tmp_path_factory):
+    return run(small(tmp_path_factory.mktemp("small")), QUIET)[0]
+
+
+def test_a_run_is_small_work(finished):
+    """What 15 seconds on two cores are made of; the time itself depends on the machine."""
+    assert finished[0].cost.forward_passes < 1100
+    assert finished[0].cost.tokens < 190_000
+
+
+@pytest.mark.slow
 def test_it_takes_less_than_20_seconds(finished):
     assert finished[3] < 20
 
@@ -146,12 +163,12 @@ def test_the_folder_holds_the_files_of_the_contract_and_nothing_else(finished):
             assert b"cannot help" not in text, f"{path.name} holds a completion"
 
 
-def test_the_same_seed_gives_the_same_record_and_another_seed_another(finished, tmp_path):
-    record = finished[0]
-    again, _ = run(RunConfig(model="planted", out=tmp_path, leaderboard=None), QUIET)
+def test_the_same_seed_gives_the_same_record_and_another_seed_another(finished_small, tmp_path):
+    record = finished_small
+    again, _ = run(small(tmp_path), QUIET)
     assert stable(again) == stable(record)
     assert again.cost.forward_passes == record.cost.forward_passes
-    other, _ = run(RunConfig(model="planted", out=tmp_path, leaderboard=None, seed=1), QUIET)
+    other, _ = run(small(tmp_path, seed=1), QUIET)
     assert stable(other)["results"] != stable(record)["results"]
 
 
@@ -167,21 +184,21 @@ def _killed_after(stage: str, out: str) -> None:
         return value
 
     run_folder.RunFolder.stage = stage_then_die
-    run(RunConfig(model="planted", out=Path(out), leaderboard=None), QUIET)
+    run(small(Path(out)), QUIET)
 
 
 @pytest.mark.parametrize("stage", ["residuals", "selection.privacy", "held_out.privacy"])
-def test_a_killed_run_goes_on_to_the_identical_record(finished, tmp_path, stage):
+def test_a_killed_run_goes_on_to_the_identical_record(finished_small, tmp_path, stage):
     process = multiprocessing.get_context("spawn").Process(target=_killed_after, args=(stage, str(tmp_path)))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     (left,) = (tmp_path / "planted").iterdir()
     assert not (left / "record.json").exists()
-    record, folder = run(RunConfig(model="planted", out=tmp_path, leaderboard=None), QUIET)
+    record, folder = run(small(tmp_path), QUIET)
     assert folder == left
-    assert stable(record) == stable(finished[0])
-    assert record.cost.forward_passes == finished[0].cost.forward_passes
+    assert stable(record) == stable(finished_small)
+    assert record.cost.forward_passes == finished_small.cost.forward_passes
     assert f"{stage}: resumed" in (folder / "log.txt").read_text()
 
 
@@ -190,27 +207,26 @@ def test_without_resume_an_unfinished_run_is_left_alone(tmp_path):
     process.start()
     process.join()
     (left,) = (tmp_path / "planted").iterdir()
-    _, folder = run(RunConfig(model="planted", out=tmp_path, leaderboard=None, resume=False, tasks="fraud"), QUIET)
+    _, folder = run(small(tmp_path, resume=False), QUIET)
     assert folder != left
     assert (left / ".run.json").exists()
 
 
 @pytest.fixture(scope="module")
 def finished_worlds(planted_run):
-    """Record, directions and seconds of a full run on each world with an answer of its own."""
+    """Record and directions of a full run on each world with an answer of its own."""
     found = {}
     for world in ("cone", "topic_confound", "harm_vs_refusal"):
-        record, folder, _, seconds = planted_run(world)
-        found[world] = record, load_file(folder / "directions.safetensors"), seconds
+        record, folder, *_ = planted_run(world)
+        found[world] = record, load_file(folder / "directions.safetensors")
     return found
 
 
 @pytest.mark.parametrize("world", ["cone", "topic_confound", "harm_vs_refusal"])
 def test_every_domain_of_a_world_has_a_direction_with_the_planted_effect(finished_worlds, world):
-    record, _, seconds = finished_worlds[world]
+    record, _ = finished_worlds[world]
     expected, found = expected_scores(WORLDS[world]), record.results.cross_domain
     own_drop = (expected["harmful"] - np.diag(expected["ablation"])).mean()
-    assert seconds < 20
     # Low cosines that act as one direction are not refusal's: only where topics are confounded is there such a warning.
     confounded = any("differ but act as one" in warning for warning in record.warnings)
     assert confounded == (world == "topic_confound")
@@ -251,14 +267,16 @@ def test_confounded_topics_lower_the_cosines_and_no_transfer(finished_worlds):
 
 
 def test_the_direction_that_is_selected_is_that_of_refusal_not_of_harm(finished_worlds):
-    _, tensors, _ = finished_worlds["harm_vs_refusal"]
+    _, tensors = finished_worlds["harm_vs_refusal"]
     truth = planted_directions(WORLDS["harm_vs_refusal"])
     assert min(tensors[name] @ truth[j] for j, name in enumerate(STUDY_DOMAINS)) > 0.95
 
 
 def test_worlds_without_a_direction_end_as_such(tmp_path):
     for world, reason in (("no_refusal", "refuses only 0 of"), ("late", "no candidate passes")):
-        config = RunConfig(model=f"planted:{world}", out=tmp_path, leaderboard=tmp_path / "board", quick=True)
+        config = RunConfig(
+            model=f"planted:{world}", tasks="fraud,weapons", out=tmp_path, leaderboard=tmp_path / "board", quick=True
+        )
         record, _ = run(config, QUIET)
         assert {result.status for result in record.results.tasks.values()} == {"no_direction"}
         assert all(reason in result.reason for result in record.results.tasks.values())

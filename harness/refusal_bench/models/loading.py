@@ -34,6 +34,9 @@ from refusal_bench.models.memory import MAX_TOKENS, USABLE, Shape, check_fits
 from refusal_bench.models.structure import Structure, find_structure
 from refusal_bench.models.template import ChatTemplate
 
+THREADS = torch.get_num_threads()
+"""What torch uses for models of any size, by its own choice or the environment's."""
+
 
 @dataclass(frozen=True)
 class ChatModel:
@@ -120,6 +123,8 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     quantization.check_available(config.quantization)
     device = resolve_device(config.device)
     adapter = str(demo.adapter_folder()) if source.refuses else config.adapter
+    # Threads that share a planted model's small matrices wait for each other: for minutes on a busy machine.
+    torch.set_num_threads(1 if source.kind == "planted" else THREADS)
     with _quiet(), read_once():
         if source.kind == "planted":
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
