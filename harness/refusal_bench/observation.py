@@ -19,6 +19,7 @@ from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.refusal import refusal_score
+from refusal_bench.models.loading import ChatModel
 from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import Site
 
@@ -52,6 +53,11 @@ def find_refusal_tokens(
         if learned:
             return {"tokens": learned, "from": "model"}
     return {"tokens": default, "from": source}
+
+
+def size_of_residuals(model: ChatModel, domains: Mapping[str, Domain]) -> int:
+    """Bytes of the file that `read_residuals` writes."""
+    return 4 * len(_train_prompts(domains)) * len(model.template.positions) * model.n_layers * model.d_model
 
 
 def read_residuals(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from refusal_bench import gram
+from refusal_bench.causal import Column
 from refusal_bench.causal.table import parquet
 from refusal_bench.files import write_atomic
+from refusal_bench.job import Job
 from refusal_bench.observation import SPLITS, Residuals
 from refusal_bench.record import HeldOutIds, Record, Refusal
 from refusal_bench.report import write_report
 from refusal_bench.tasks.schema import Label
-
-if TYPE_CHECKING:
-    from refusal_bench.causal import Column
-    from refusal_bench.pipeline import Job
 
 
 def write(
