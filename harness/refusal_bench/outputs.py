@@ -17,7 +17,7 @@ from refusal_bench.job import Job
 from refusal_bench.observation import SPLITS, Residuals
 from refusal_bench.record import HeldOutIds, Record, Refusal
 from refusal_bench.report import write_report
-from refusal_bench.tasks.schema import Label
+from refusal_bench.tasks.schema import LABELS, Label
 
 
 def write(
@@ -34,10 +34,7 @@ def write(
     rows = _prompt_rows(record, job, train_scores, columns)
     write_atomic(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if job.has("cross_domain") or job.has("subspace"):
-        ids = {
-            name: {"harmful": d.held_out.harmful_ids, "harmless": d.held_out.harmless_ids}
-            for name, d in job.domains.items()
-        }
+        ids = {name: domain.held_out.ids for name, domain in job.domains.items()}
         write_atomic(folder / "causal.parquet", parquet(columns, ids))
     write_report(record, folder / "report.html")
     write_atomic(folder / "record.json", record.to_json())
@@ -88,7 +85,7 @@ def _prompt_rows(
     rows = []
     for name, domain in job.domains.items():
         for split in SPLITS:
-            for label in ("harmful", "harmless"):
+            for label in LABELS:
                 ids = getattr(getattr(domain, split), f"{label}_ids")
                 for prompt_id, score in zip(ids, train_scores[f"{name}.{split}.{label}"], strict=True):
                     rows.append({"id": prompt_id, "task": name, "split": split, "label": label, "score": score})

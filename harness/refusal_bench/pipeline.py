@@ -65,7 +65,7 @@ from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.served import find_endpoint, serve
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks
-from refusal_bench.tasks.schema import Label
+from refusal_bench.tasks.schema import LABELS, Label
 from refusal_bench.writing import compare_backends, vllm_engine
 
 
@@ -215,7 +215,7 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
         data = SelectionData(split.harmful[:n], split.harmless[:n], tokens)
 
         def compute(advance: Callable[[int], None]) -> list[dict[str, Any]]:
-            groups = (residuals.of(name, "selection", label)[:, place] for label in ("harmful", "harmless"))
+            groups = (residuals.of(name, "selection", label)[:, place] for label in LABELS)
             separation = separations(vectors, *groups)
             layers = layer_curves(job.backend, torch.from_numpy(vectors), site.layer, data, separation, advance)
             return [layer.model_dump() for layer in layers]

@@ -38,6 +38,11 @@ class Rendered:
         """Prompt ids by label."""
         return {"harmful": self.harmful_ids, "harmless": self.harmless_ids}
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All harmful, then all harmless prompts."""
+        return (*self.harmful, *self.harmless)
+
 
 @dataclass(frozen=True)
 class Domain:
