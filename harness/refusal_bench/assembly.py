@@ -16,12 +16,13 @@ import torch
 from refusal_bench import causal
 from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS
 from refusal_bench.damage import neutral_loss
+from refusal_bench.evaluation import condition_of
 from refusal_bench.job import Job, Sites
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.comparisons import SEVERAL
 from refusal_bench.metrics.geometry import reliability
 from refusal_bench.metrics.judging import panel_agreement, proportion
-from refusal_bench.metrics.refusal import condition, finite_mean
+from refusal_bench.metrics.refusal import finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts
 from refusal_bench.record import (
     Condition,
@@ -82,14 +83,7 @@ def task_result(
     harmful, harmless = residuals.pairs_at(name, sites.common.site)
 
     def observed(observation: causal.Observation) -> Condition:
-        return condition(
-            observation["labels"],
-            observation["scores"],
-            n_bootstrap=config.sizes.n_bootstrap,
-            seed=config.seed,
-            judged=judged,
-            backend=observation.get("backend"),
-        )
+        return condition_of(observation, config.sizes.n_bootstrap, config.seed, judged)
 
     refusal = Refusal(
         baseline_harmful=observed(column["baseline_harmful"]),
