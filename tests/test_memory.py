@@ -11,7 +11,7 @@ from refusal_bench.models.aliases import ALIASES
 from refusal_bench.models.checkpoint import shape_of
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.memory import Shape, check_fits, llama_like
-from refusal_bench.pipeline import check_room
+from refusal_bench.run_folder import check_room
 from tiny import save_tiny, tiny_module
 
 PUBLISHED = {

@@ -20,6 +20,7 @@ from refusal_bench.models.loading import load_model
 from refusal_bench.models.show import describe
 from refusal_bench.models.template import ChatTemplate
 from refusal_bench.models.wheels import Part, PinnedFile
+from task_folder import TaskFolder
 from tiny import CHATML, LLAMA2, save_tiny, tiny_module, tiny_tokenizer
 
 CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
@@ -275,6 +276,16 @@ def test_a_dry_run_stops_for_what_is_wrong_with_a_folder(tmp_path):
 
     with pytest.raises(InputError, match="no chat template"):
         describe_plan(RunConfig(model=str(save_tiny(tmp_path / "plain", template=None))))
+
+
+def test_a_dry_run_stops_for_a_split_of_too_few_pairs(tmp_path):
+    """12 train pairs are enough by the default's two thirds, not by the four fifths of the preset."""
+    from refusal_bench.planning import describe_plan
+
+    config = RunConfig(model="planted", tasks="alpha", tasks_path=(TaskFolder(tmp_path).write().tasks,))
+    assert any("direction 8, selection 4" in fact for _, fact in describe_plan(config))
+    with pytest.raises(InputError, match="task alpha: its selection split has 2 pairs, at least 4 are needed"):
+        describe_plan(config.model_copy(update={"preset": "arditi"}))
 
 
 def test_a_dry_run_reads_no_weights(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusal_bench import outputs
 from refusal_bench.calibration.planted import (
     STUDY_COSINES,
     STUDY_DOMAINS,
@@ -293,10 +294,18 @@ def test_one_task_alone_has_no_matrices_and_says_why(tmp_path):
     assert disagreements(record) == []
 
 
-def test_completions_are_written_only_when_asked_for(tmp_path):
+def test_completions_are_written_only_when_asked_for_and_outlive_an_interruption(tmp_path, monkeypatch):
     config = RunConfig(
         model="planted", tasks="fraud,weapons", out=tmp_path, leaderboard=None, quick=True, save_completions=True
     )
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, QUIET)
+    monkeypatch.undo()
     record, folder = run(config, QUIET)
     rows = [json.loads(line) for line in (folder / "completions.fraud.jsonl").read_text().splitlines()]
     ids = set(record.results.tasks["fraud"].held_out_ids.harmful)

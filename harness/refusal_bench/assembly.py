@@ -9,20 +9,21 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from refusal_bench import causal
-from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS, RunConfig
+from refusal_bench.config import MAX_UNSCORED_SHARE, SECTIONS
 from refusal_bench.damage import neutral_loss
+from refusal_bench.evaluation import condition_of
+from refusal_bench.job import Job, Sites
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.comparisons import SEVERAL
 from refusal_bench.metrics.geometry import reliability
 from refusal_bench.metrics.judging import panel_agreement, proportion
-from refusal_bench.metrics.refusal import condition, finite_mean
+from refusal_bench.metrics.refusal import finite_mean
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts
-from refusal_bench.prompts import Domain
 from refusal_bench.record import (
     Condition,
     Cost,
@@ -44,11 +45,7 @@ from refusal_bench.record import (
     Work,
 )
 from refusal_bench.selection import Selected
-from refusal_bench.tasks import Task
 from refusal_bench.version import __version__
-
-if TYPE_CHECKING:
-    from refusal_bench.pipeline import Job, Sites
 
 MIN_REFUSED_SHARE = 0.1
 """A model that refuses less of a domain's harmful train prompts has no refusal there to find a direction for."""
@@ -69,32 +66,24 @@ def direction_status(selected: Selected, train_scores: Mapping[str, list[float]]
 
 
 def task_result(
-    config: RunConfig,
-    domain: Domain,
+    job: Job,
+    name: str,
     reason: str | None,
     sites: Sites,
-    name: str,
-    column: causal.Column,
     residuals: Residuals,
+    column: causal.Column,
     layers: list[Layer] | None,
     judged: JudgeCalibration | None,
     neutral: Mapping[str, Any],
 ) -> TaskResult:
     """Everything measured for one domain."""
-    selected = sites.own[name]
+    config, held_out, selected = job.config, job.domains[name].held_out, sites.own[name]
     site = selected.site
     vector = residuals.vector_at(name, site)
     harmful, harmless = residuals.pairs_at(name, sites.common.site)
 
     def observed(observation: causal.Observation) -> Condition:
-        return condition(
-            observation["labels"],
-            observation["scores"],
-            n_bootstrap=config.sizes.n_bootstrap,
-            seed=config.seed,
-            judged=judged,
-            backend=observation.get("backend"),
-        )
+        return condition_of(observation, config.sizes.n_bootstrap, config.seed, judged)
 
     refusal = Refusal(
         baseline_harmful=observed(column["baseline_harmful"]),
@@ -113,7 +102,7 @@ def task_result(
             norm=math.sqrt(float((vector**2).sum())),
         ),
         selection=selected.selection,
-        held_out_ids=HeldOutIds(harmful=list(domain.held_out.harmful_ids), harmless=list(domain.held_out.harmless_ids)),
+        held_out_ids=HeldOutIds(harmful=list(held_out.harmful_ids), harmless=list(held_out.harmless_ids)),
         refusal=refusal,
         layers=layers,
         reliability=reliability(harmful - harmless, config.sizes.n_splits, config.seed),
@@ -129,7 +118,6 @@ def task_result(
 
 def build_record(
     job: Job,
-    tasks: Mapping[str, Task],
     tokens: dict[str, Any],
     train_scores: Mapping[str, list[float]],
     results: Results,
@@ -179,7 +167,7 @@ def build_record(
                 n_held_out_harmless=len(job.domains[name].held_out),
                 n_train_refused=refused_train_prompts(train_scores, name),
             )
-            for name, task in tasks.items()
+            for name, task in job.tasks.items()
         },
         results=results,
         warnings=_warnings(job, tokens, results, judge) + warnings,

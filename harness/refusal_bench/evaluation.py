@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from refusal_bench.errors import InputError
 from refusal_bench.interventions import Intervention
 from refusal_bench.judges import EarlyJudge, Judge
 from refusal_bench.judges.panel import Panel
-from refusal_bench.metrics.refusal import kl_divergence, refusal_score
+from refusal_bench.metrics.refusal import condition, kl_divergence, refusal_score
+from refusal_bench.record import Condition, JudgeCalibration
 
 if TYPE_CHECKING:
     from refusal_bench.backends.vllm import VllmBackend
@@ -128,6 +129,20 @@ def _observation(
         "tokens": [list(row) for row in tokens],
         "backend": backend,
     }
+
+
+def condition_of(
+    observation: Mapping[str, Any], n_bootstrap: int, seed: int, judged: JudgeCalibration | None
+) -> Condition:
+    """Summarise what was observed with text under one intervention."""
+    return condition(
+        observation["labels"],
+        observation["scores"],
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        judged=judged,
+        backend=observation["backend"],
+    )
 
 
 def learn_refusal_tokens(first_tokens: Sequence[int | None], letters: str) -> list[int]:

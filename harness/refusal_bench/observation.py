@@ -19,8 +19,10 @@ from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens
 from refusal_bench.judges import Judge
 from refusal_bench.metrics.refusal import refusal_score
+from refusal_bench.models.loading import ChatModel
 from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import Site
+from refusal_bench.tasks.schema import LABELS, Label
 
 if TYPE_CHECKING:
     from refusal_bench.backends.vllm import VllmBackend
@@ -44,14 +46,18 @@ def find_refusal_tokens(
     default = openers_to_tokens(tokenizer, given or DEFAULT_OPENERS)
     source: Literal["user", "model", "default"] = "user" if given else "default"
     if not given:
-        splits = [domain.direction for domain in domains.values()]
-        prompts = [p for split in splits for p in (*split.harmful, *split.harmless)]
+        prompts = [prompt for domain in domains.values() for prompt in domain.direction.prompts]
         evaluator = Evaluator(backend, tuple(default), REFUSAL_TOKENS_BUDGET, judge, writer=writer)
         found = evaluator.evaluate("train", prompts, on_progress=on_progress)[0]
         learned = learn_refusal_tokens([t[0] if t else None for t in found["tokens"]], found["labels"])
         if learned:
             return {"tokens": learned, "from": "model"}
     return {"tokens": default, "from": source}
+
+
+def size_of_residuals(model: ChatModel, domains: Mapping[str, Domain]) -> int:
+    """Bytes of the file that `read_residuals` writes."""
+    return 4 * len(_train_prompts(domains)) * len(model.template.positions) * model.n_layers * model.d_model
 
 
 def read_residuals(
@@ -82,7 +88,7 @@ def read_residuals(
         )
     out, start = {}, 0
     for name, split, rendered in _train_splits(domains):
-        for label in ("harmful", "harmless"):
+        for label in LABELS:
             out[f"{name}.{split}.{label}"] = [float(s) for s in scores[start : start + len(rendered)]]
             start += len(rendered)
     return out
@@ -93,7 +99,7 @@ class Residuals:
     """Residuals on disk, by domain, split and label."""
 
     array: Float[ndarray, "prompt position layer d_model"]
-    places: Mapping[tuple[str, str, str], slice]
+    places: Mapping[tuple[str, str, Label], slice]
     positions: tuple[int, ...]
 
     @staticmethod
@@ -101,12 +107,12 @@ class Residuals:
         """Map the file that `read_residuals` wrote."""
         places, start = {}, 0
         for name, split, rendered in _train_splits(domains):
-            for label in ("harmful", "harmless"):
+            for label in LABELS:
                 places[name, split, label] = slice(start, start + len(rendered))
                 start += len(rendered)
         return Residuals(np.load(file, mmap_mode="r"), places, positions)
 
-    def of(self, domain: str, split: str, label: str) -> Float[ndarray, "prompt position layer d_model"]:
+    def of(self, domain: str, split: str, label: Label) -> Float[ndarray, "prompt position layer d_model"]:
         """Return one group of prompts."""
         return self.array[self.places[domain, split, label]]
 
@@ -125,7 +131,7 @@ class Residuals:
         """Harmful and harmless residuals of the direction pairs at one site, in float64."""
         place = self.positions.index(site.position)
         harmful, harmless = (
-            self.of(domain, "direction", label)[:, place, site.layer].astype(float) for label in ("harmful", "harmless")
+            self.of(domain, "direction", label)[:, place, site.layer].astype(float) for label in LABELS
         )
         return harmful, harmless
 
@@ -140,4 +146,4 @@ def _train_splits(domains: Mapping[str, Domain]) -> list[tuple[str, str, Rendere
 
 
 def _train_prompts(domains: Mapping[str, Domain]) -> list[Prompt]:
-    return [p for _, _, rendered in _train_splits(domains) for p in (*rendered.harmful, *rendered.harmless)]
+    return [prompt for _, _, rendered in _train_splits(domains) for prompt in rendered.prompts]

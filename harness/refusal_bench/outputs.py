@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from refusal_bench import gram
+from refusal_bench.causal import Column
 from refusal_bench.causal.table import parquet
 from refusal_bench.files import write_atomic
+from refusal_bench.job import Job
 from refusal_bench.observation import SPLITS, Residuals
 from refusal_bench.record import HeldOutIds, Record, Refusal
 from refusal_bench.report import write_report
-from refusal_bench.tasks.schema import Label
-
-if TYPE_CHECKING:
-    from refusal_bench.causal import Column
-    from refusal_bench.pipeline import Job
+from refusal_bench.tasks.schema import LABELS, Label
 
 
 def write(
@@ -36,10 +34,7 @@ def write(
     rows = _prompt_rows(record, job, train_scores, columns)
     write_atomic(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if job.has("cross_domain") or job.has("subspace"):
-        ids = {
-            name: {"harmful": d.held_out.harmful_ids, "harmless": d.held_out.harmless_ids}
-            for name, d in job.domains.items()
-        }
+        ids = {name: domain.held_out.ids for name, domain in job.domains.items()}
         write_atomic(folder / "causal.parquet", parquet(columns, ids))
     write_report(record, folder / "report.html")
     write_atomic(folder / "record.json", record.to_json())
@@ -90,7 +85,7 @@ def _prompt_rows(
     rows = []
     for name, domain in job.domains.items():
         for split in SPLITS:
-            for label in ("harmful", "harmless"):
+            for label in LABELS:
                 ids = getattr(getattr(domain, split), f"{label}_ids")
                 for prompt_id, score in zip(ids, train_scores[f"{name}.{split}.{label}"], strict=True):
                     rows.append({"id": prompt_id, "task": name, "split": split, "label": label, "score": score})

@@ -15,10 +15,9 @@ from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal import Observation
 from refusal_bench.causal.directions import Directions
 from refusal_bench.config import RunConfig, Sizes
-from refusal_bench.evaluation import Evaluator
+from refusal_bench.evaluation import Evaluator, condition_of
 from refusal_bench.interventions import Ablate, Add, Intervention
 from refusal_bench.metrics.judging import proportion
-from refusal_bench.metrics.refusal import condition
 from refusal_bench.metrics.statistics import UNSCORED
 from refusal_bench.record import HeldOutIds, JudgeCalibration, OverRefusal, Proportion, Refusal
 from refusal_bench.tasks import Row, Task, load_tasks
@@ -111,17 +110,7 @@ def over_refusal(
     seed: int,
 ) -> OverRefusal:
     """Summarise what `measure_over_refusal` returned, all prompts together and by type."""
-    conditions = {
-        name: condition(
-            measured[name]["labels"],
-            measured[name]["scores"],
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-            judged=judged,
-            backend=measured[name]["backend"],
-        )
-        for name in CONDITIONS
-    }
+    conditions = {name: condition_of(measured[name], n_bootstrap, seed, judged) for name in CONDITIONS}
     types: dict[str, list[str]] = {label: [row.type or "" for row in rows] for label, rows in prompts.rows.items()}
     names = dict.fromkeys(types["harmless"] + types["harmful"])
     return OverRefusal(

@@ -10,11 +10,15 @@ import numpy as np
 
 from refusal_bench.backends.hf import Prompt
 from refusal_bench.config import Sizes
+from refusal_bench.errors import InputError
 from refusal_bench.models.template import ChatTemplate
 from refusal_bench.tasks import Row, Task
 from refusal_bench.tasks.schema import Label
 
 Pair = tuple[Row, Row]
+
+MIN_PAIRS = 4
+"""Fewest pairs in a split: with fewer there is nothing to resample or to test."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Rendered:
         """Prompt ids by label."""
         return {"harmful": self.harmful_ids, "harmless": self.harmless_ids}
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All harmful, then all harmless prompts."""
+        return (*self.harmful, *self.harmless)
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -50,8 +59,19 @@ class Domain:
 
 
 def render_tasks(tasks: Mapping[str, Task], template: ChatTemplate, sizes: Sizes, seed: int) -> dict[str, Domain]:
-    """Draw the direction and selection pairs of each task and render all prompts once, for every backend."""
-    return {name: _domain(task, template, sizes, seed) for name, task in tasks.items()}
+    """Draw the direction and selection pairs of each task and render all prompts once, for every backend.
+
+    InputError for a task with fewer than MIN_PAIRS pairs in a split.
+    """
+    domains = {name: _domain(task, template, sizes, seed) for name, task in tasks.items()}
+    for name, domain in domains.items():
+        for split in ("direction", "selection", "held_out"):
+            if len(getattr(domain, split)) < MIN_PAIRS:
+                raise InputError(
+                    f"task {name}: its {split} split has {len(getattr(domain, split))} pairs, at least {MIN_PAIRS} are "
+                    "needed; add pairs to the task (12 train and 4 held-out pairs are the minimum)."
+                )
+    return domains
 
 
 def pooled(domains: Mapping[str, Domain], n_pairs: int) -> Rendered:

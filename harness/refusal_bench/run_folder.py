@@ -86,10 +86,7 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise InputError if a folder cannot be made or written to; leaves nothing behind."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    probe = existing / f".refusal-bench-{time.monotonic_ns()}"
+    probe = _nearest(folder) / f".refusal-bench-{time.monotonic_ns()}"
     try:
         probe.mkdir()
         probe.rmdir()
@@ -99,10 +96,7 @@ def check_writable(folder: Path) -> None:
 
 def check_room(folder: Path, size: int) -> None:
     """Raise InputError if the residual stream, `size` bytes while a run is unfinished, has no room on the disk."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_nearest(folder)).free
     if size > free:
         raise InputError(
             f"{folder}: the residual stream of all train prompts takes {size / 1e9:.1f} GB until the run is finished, "
@@ -137,6 +131,11 @@ def open_run(parent: Path, key: str, *, resume: bool) -> Iterator[RunFolder]:
         folder.stages.mkdir()
         write_atomic(path / ".run.json", json.dumps({"created": folder.created}))
         yield folder
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _new_folder(parent: Path, name: str) -> Path:

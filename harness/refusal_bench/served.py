@@ -10,26 +10,40 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refusal_bench.backends.openai import Answer, Endpoint, Messages
+from refusal_bench.config import RunConfig
 from refusal_bench.files import write_atomic
+from refusal_bench.job import Job
 from refusal_bench.metrics.refusal import condition
+from refusal_bench.models.aliases import resolve
 from refusal_bench.record import Condition, Served, ServedTask
-from refusal_bench.tasks import Task
-
-if TYPE_CHECKING:
-    from refusal_bench.pipeline import Job
 
 
-def serve(job: Job, tasks: Mapping[str, Task], endpoint: Endpoint) -> Served:
-    """Ask the endpoint every held-out prompt of every domain; IncompleteRunError if it stops answering."""
-    found = {}
-    for name, domain in job.domains.items():
-        with job.reporter.stage(f"endpoint: {name}", 2 * len(domain.held_out)) as advance:
-            found[name] = job.folder.stage(
-                f"served.{name}", partial(_ask, job, name, _chats(job, name, tasks[name]), endpoint, advance)
-            )
+def find_endpoint(config: RunConfig) -> Endpoint | None:
+    """The endpoint of a run that asks for one, once it has answered."""
+    if config.baseline_backend != "openai":
+        return None
+    endpoint = Endpoint.from_environment(resolve(config.model).id)
+    endpoint.check()
+    return endpoint
+
+
+def serve(job: Job) -> Served | None:
+    """Ask the run's endpoint every held-out prompt of every domain; None without one.
+
+    IncompleteRunError if it stops answering.
+    """
+    endpoint = job.endpoint
+    if endpoint is None:
+        return None
+    found = {
+        name: job.stage(
+            f"served.{name}", f"endpoint: {name}", 2 * len(domain.held_out), partial(_ask, job, name, endpoint)
+        )
+        for name, domain in job.domains.items()
+    }
     rows = [row for answers in found.values() for row in answers.values()]
     return Served(
         model=endpoint.model,
@@ -46,10 +60,9 @@ def serve(job: Job, tasks: Mapping[str, Task], endpoint: Endpoint) -> Served:
     )
 
 
-def _ask(
-    job: Job, name: str, chats: Mapping[str, Messages], endpoint: Endpoint, advance: Callable[[int], None]
-) -> dict[str, Any]:
+def _ask(job: Job, name: str, endpoint: Endpoint, advance: Callable[[int], None]) -> dict[str, Any]:
     """Return {letter, prompt_tokens, completion_tokens, requests} by prompt id."""
+    chats = _chats(job, name)
     cache = job.folder.stages / f"served.{name}.jsonl"
     rows = _read_cache(cache)
     advance(len(rows))
@@ -92,12 +105,13 @@ def _read_cache(cache: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _chats(job: Job, name: str, task: Task) -> dict[str, Messages]:
+def _chats(job: Job, name: str) -> dict[str, Messages]:
     """The conversation of every held-out prompt by its id, with the run's system message."""
     held_out, system = job.domains[name].held_out, job.backend.model.template.rendering.system
     head = [{"role": "system", "content": system}] if system else []
     asked = {*held_out.harmful_ids, *held_out.harmless_ids}
-    return {row.id: [*head, {"role": "user", "content": row.prompt}] for row in task.held_out if row.id in asked}
+    rows = (row for row in job.tasks[name].held_out if row.id in asked)
+    return {row.id: [*head, {"role": "user", "content": row.prompt}] for row in rows}
 
 
 def _condition(job: Job, ids: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> Condition:

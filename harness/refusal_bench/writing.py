@@ -60,4 +60,4 @@ def compare_backends(
 
 def _prompts(domains: Mapping[str, Domain]) -> list[Prompt]:
     splits = [split for x in domains.values() for split in (x.direction, x.selection, x.held_out)]
-    return [prompt for split in splits for prompt in (*split.harmful, *split.harmless)]
+    return [prompt for split in splits for prompt in split.prompts]

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from refusal_bench.causal.column import Column, Observation
+from refusal_bench.tasks.schema import LABELS, Label
 
 UNDER = {
     "ablated_harmful": "ablated",
@@ -22,7 +23,7 @@ UNDER = {
 """What is done to the model in each batch of rows."""
 
 
-def parquet(columns: Mapping[str, Column], ids: Mapping[str, Mapping[str, Sequence[str]]]) -> bytes:
+def parquet(columns: Mapping[str, Column], ids: Mapping[str, Mapping[Label, Sequence[str]]]) -> bytes:
     """Return the file; `ids` holds each task's held-out prompt ids by label."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -44,9 +45,9 @@ def parquet(columns: Mapping[str, Column], ids: Mapping[str, Mapping[str, Sequen
     return file.getvalue()
 
 
-def observations(column: Column, name: str) -> Iterator[tuple[str, str, str, Observation]]:
+def observations(column: Column, name: str) -> Iterator[tuple[Label, str, str, Observation]]:
     """Yield (label, what is done, row, observation) of everything in a domain's column."""
-    for label in ("harmful", "harmless"):
+    for label in LABELS:
         yield label, "none", "none", column[f"baseline_{label}"]
     yield "harmless", "ablated", name, column["ablated_harmless"]
     for row, found in column["ablated"].items():

@@ -44,4 +44,4 @@ def show(
     if json:
         print(jsonlib.dumps(described, indent=1))
     else:
-        print_model(described, Console(width=None if sys.stdout.isatty() else 120))
+        print_model(described, Console())

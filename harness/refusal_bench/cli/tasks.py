@@ -25,6 +25,7 @@ def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
     from rich.console import Console
     from rich.table import Table
 
+    from refusal_bench.console.tables import add_row
     from refusal_bench.tasks import read_tasks, task_registry
 
     registry = task_registry(tasks_path)
@@ -36,21 +37,19 @@ def ls(tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
     table = Table("task", "kind", "version", "train", "held out", "title", "from", box=None)
     for reading in readings:
         found = _summary(reading)
-        table.add_row(
-            reading.name,
-            found["kind"] or "–",
-            found["version"] or "–",
-            str(found["train"]),
-            str(found["held_out"]),
-            found["title"] or "cannot be read; see `tasks validate`",
-            registry.origin(reading.name),
-        )
+        title = found["title"] or "cannot be read; see `tasks validate`"
+        counts = (str(found["train"]), str(found["held_out"]))
+        kind, version = found["kind"] or "–", found["version"] or "–"
+        add_row(table, [reading.name, kind, version, *counts, title, registry.origin(reading.name)])
     Console().print(table)
 
 
 @app.command("show", epilog="Example: refusal-bench tasks show fraud")
 def show(name: str, tasks_path: TasksPath = [], json: Json = False) -> None:  # noqa: B006
     """Show a task's manifest, its counts and one prompt of each label."""
+    from rich.console import Console
+
+    from refusal_bench.console.tables import print_described
     from refusal_bench.tasks import KINDS, load_tasks, task_registry
 
     task_registry(tasks_path).origin(name)  # `all` and `tag:x` select tasks, they name none
@@ -65,8 +64,7 @@ def show(name: str, tasks_path: TasksPath = [], json: Json = False) -> None:  # 
     if json:
         print(jsonlib.dumps(described, indent=1))
         return
-    for key, value in described.items():
-        print(f"{key:<14} {value if isinstance(value, str) else jsonlib.dumps(value)}")
+    print_described(described, Console())
 
 
 @app.command("validate", epilog="Example: refusal-bench tasks validate my_domain --tasks-path tasks")

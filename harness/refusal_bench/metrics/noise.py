@@ -36,13 +36,11 @@ class Disattenuated:
     quadratic: Float[ndarray, "... k k"]
     """Part of the variance that falls with its square: noise times noise."""
 
-    def half_width(self, growth: ndarray | float = 1.0) -> Float[ndarray, "... k k"]:
-        """Expected half-width of the intervals with `growth` times as many pairs in every domain."""
-        half: ndarray = Z95 * np.sqrt(self.linear / growth + self.quadratic / np.square(growth))
-        return half
-
     def growth_for(self, half_width: float) -> Float[ndarray, "... k k"]:
-        """How many times as many pairs would give that half-width: `half_width` solved for `growth`."""
+        """How many times as many pairs in every domain would give intervals of that half-width.
+
+        With g times as many it is expected to be Z95 sqrt(linear / g + quadratic / g²), here solved for g.
+        """
         target = (half_width / Z95) ** 2
         growth: ndarray = (self.linear + np.sqrt(self.linear**2 + 4 * target * self.quadratic)) / (2 * target)
         return growth

@@ -7,7 +7,7 @@ from refusal_bench.report import charts
 from refusal_bench.report.charts import HeatCell, Point, Series
 from refusal_bench.report.figure import MANY, Cell, Figure, cell, cell_style, labelled
 from refusal_bench.report.svg import colour, said
-from refusal_bench.words import number, percent, shown
+from refusal_bench.words import number, shown
 
 Row = tuple[str, str, list[tuple[float | None, Interval | None, str]]]
 """Name, name in the record, and (rate, interval, what else is known) by domain evaluated."""
@@ -40,11 +40,8 @@ def transfer_figure(record: Record, cross: CrossDomain) -> Figure:
         [
             HeatCell(
                 value,
-                (
-                    number(value),
-                    *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"]),
-                ),
-                f"{names[i]} ablated, {names[j]} asked: transfer {said(value, *(ends or ()))}",
+                charts.cell_lines(value, intervals[i][j]),
+                f"{names[i]} ablated, {names[j]} asked: transfer {said(value, *(intervals[i][j] or ()))}",
                 cell_style(record, cross.domains[i], cross.domains[j]),
             )
             for j, value in enumerate(row)
@@ -184,7 +181,7 @@ def _causal_figure(record: Record, key: str, title: str, caption: str, cross: Cr
         [
             HeatCell(
                 rate,
-                (percent(rate), *([] if ends is None else [f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"])),
+                charts.cell_lines(rate, ends, share=True),
                 f"{name}, {columns[j]} asked: {said(rate, *(ends or ()), share=True)}{', ' if more else ''}{more}",
                 cell_style(record, domain, cross.domains[j]),
             )

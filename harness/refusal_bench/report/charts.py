@@ -10,6 +10,8 @@ from markupsafe import Markup
 from refusal_bench.record import Interval
 from refusal_bench.report.figure import MANY
 from refusal_bench.report.svg import (
+    LEFT,
+    RIGHT,
     WIDTH,
     Axis,
     axis_over,
@@ -26,8 +28,8 @@ from refusal_bench.report.svg import (
     whisker,
     wide_as,
 )
+from refusal_bench.words import number, percent
 
-LEFT, RIGHT = 52, 14
 ROOM = 64
 """A narrower cell of a heat map shows no interval."""
 SMALL = 5.9
@@ -42,6 +44,13 @@ class HeatCell:
     lines: tuple[str, ...]
     tip: str
     style: str = ""
+
+
+def cell_lines(value: float | None, interval: Interval | None, *, share: bool = False) -> tuple[str, ...]:
+    """What stands in a cell of a heat map: a number, or a share in percent, and its interval below it."""
+    shown = percent(value) if share else number(value)
+    ends = [f"{100 * end:.0f}" if share else number(end) for end in interval or ()]
+    return (shown, "–".join(ends)) if ends else (shown,)
 
 
 @dataclass(frozen=True)

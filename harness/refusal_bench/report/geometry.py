@@ -23,10 +23,7 @@ def cosine_figure(record: Record, geometry: Geometry, *, own_site: bool = False)
         [
             HeatCell(
                 value,
-                (
-                    number(value),
-                    *([] if (ends := intervals[i][j]) is None else [f"{number(ends[0])}–{number(ends[1])}"]),
-                ),
+                charts.cell_lines(value, intervals[i][j]),
                 _pair_in_words(geometry, names, i, j),
                 " ".join(
                     filter(None, (_apart(geometry, i, j), cell_style(record, geometry.domains[i], geometry.domains[j])))

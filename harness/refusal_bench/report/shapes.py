@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from refusal_bench.record import Candidate, Direction, Merge
 from refusal_bench.report.svg import (
+    LEFT,
+    RIGHT,
     WIDTH,
     Axis,
     axis_over,
@@ -26,7 +28,6 @@ from refusal_bench.report.svg import (
 )
 from refusal_bench.words import number, visible
 
-LEFT, RIGHT = 52, 14
 KL_LEAST = 1e-4
 """Nats; below this the logarithmic axis ends."""
 

@@ -13,6 +13,8 @@ from refusal_bench.words import number_interval, percent, percent_interval, visi
 
 WIDTH = 480
 """User units of a drawing; about as many pixels on screen."""
+LEFT, RIGHT = 52, 14
+"""Room beside a drawing's axes, user units."""
 CHARACTER = 7.2
 """Mean width of a character of a label, user units."""
 COLOURS = 8

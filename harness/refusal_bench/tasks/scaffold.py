@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refusal_bench.errors import InputError
 from refusal_bench.files import write_atomic
-from refusal_bench.tasks.schema import SPLITS, Label, Row, Split, check_name, to_jsonl
+from refusal_bench.tasks.schema import LABELS, SPLITS, Label, Row, Split, check_name, to_jsonl
 
 _SUBJECTS = (
     "lighthouse keeping", "apple orchards", "river ferries", "paper kites", "mountain huts", "clock towers",
@@ -64,7 +64,7 @@ def _rows(name: str, split: Split) -> tuple[Row, ...]:
     return tuple(
         _row(name, split, number, label, _SUBJECTS[start + number - 1])
         for number in range(1, _PAIRS[split] + 1)
-        for label in ("harmful", "harmless")
+        for label in LABELS
     )
 
 

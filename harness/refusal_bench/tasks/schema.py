@@ -116,7 +116,7 @@ class Manifest(Frozen):
     license: Text
     """Licence of the data (SPDX identifier)."""
     generate: bool = True
-    """False: logits only, no text is generated under intervention."""
+    """False: harmful prompts are scored, but no text is generated for them under intervention."""
     tags: tuple[Text, ...] = ()
     """Words that select the task with `--tasks tag:WORD`."""
     kind: Kind = "harm_domain"

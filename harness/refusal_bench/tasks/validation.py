@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from refusal_bench.tasks.reading import Place, Problem, Reading
-from refusal_bench.tasks.schema import SPLITS, Row
+from refusal_bench.tasks.schema import LABELS, SPLITS, Row
 
 NEAR = 90.0
 """Token-sort similarity (rapidfuzz, 0 to 100) from which two prompts are near duplicates."""
@@ -78,10 +78,7 @@ def _balance(reading: Reading) -> list[Problem]:
         placed = [(place, row) for place, row in reading.rows if place.split == split]
         if not placed:
             continue
-        words = {
-            label: [len(row.prompt.split()) for _, row in placed if row.label == label]
-            for label in ("harmful", "harmless")
-        }
+        words = {label: [len(row.prompt.split()) for _, row in placed if row.label == label] for label in LABELS}
         n_harmful, n_harmless = len(words["harmful"]), len(words["harmless"])
         whole_file = Place(reading.name, split, placed[0][0].file, None)
         if reading.kind == "over_refusal":
