@@ -328,9 +328,12 @@ def test_a_task_that_forbids_text_gets_scores_only(tmp_path):
     )
     record, _ = run(config, QUIET)
     refusal = record.results.tasks["quiet"].refusal
-    assert set(refusal.ablated_harmful.labels) == {"?"}
-    assert refusal.ablated_harmful.rate is None
-    assert refusal.ablated_harmful.score is not None
+    for name, condition in refusal:
+        unmodified = name.startswith("baseline")
+        assert (set(condition.labels) == {"?"}) is not unmodified
+        assert (condition.rate is None) is not unmodified
+        assert condition.score is not None
+    assert record.status == "complete"
     assert any("forbids text" in warning for warning in record.warnings)
     assert disagreements(record) == []
 

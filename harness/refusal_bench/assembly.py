@@ -209,7 +209,7 @@ def _unscored(job: Job, results: Results) -> tuple[int, int]:
         condition
         for name, result in results.tasks.items()
         for row, condition in result.refusal
-        if row != "ablated_harmful" or job.domains[name].generate
+        if row.startswith("baseline") or job.domains[name].generate
     ]
     if results.over_refusal is not None:
         conditions += [condition for _, condition in results.over_refusal.refusal]
@@ -237,7 +237,7 @@ def _warnings(job: Job, tokens: dict[str, Any], results: Results, judge: JudgeIn
         found.append(f"vLLM: {results.parity.reason}; the hook backend wrote all text")
     for name, domain in job.domains.items():
         if not domain.generate:
-            found.append(f"{name}: the task forbids text under intervention; its ablated labels are unscored")
+            found.append(f"{name}: the task forbids text under intervention; its ablated and added labels are unscored")
     geometry, cross = results.geometry, results.cross_domain
     if (
         geometry

@@ -55,7 +55,7 @@ class Domain:
     held_out: Rendered
     """Never seen before the final measurements."""
     generate: bool
-    """Whether text may be generated for this task's harmful prompts under intervention."""
+    """Whether text may be generated under intervention."""
 
 
 def render_tasks(tasks: Mapping[str, Task], template: ChatTemplate, sizes: Sizes, seed: int) -> dict[str, Domain]:

@@ -33,14 +33,14 @@ def measure_column(
     base = backend.logits(harmless, lambda logits, _: logits)[0]
 
     def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
-        generate = options.pop("generate", domain.generate or what is None)
-        return evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
+        options = {"generate": domain.generate or what is None, "on_progress": on_progress} | options
+        return evaluator.evaluate(f"{name}.{row}", prompts, what, **options)
 
     baseline_harmful = observe("baseline_harmful", harmful, None)[0]
     baseline_harmless = observe("baseline_harmless", harmless, None)[0]
     own, _ = interventions.own[name]
     own_ablation = Ablate.each(own[None])
-    own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base, generate=True)[0]
+    own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base)[0]
 
     domains = list(interventions.own) if interventions.cross else [name]
     rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
@@ -48,7 +48,7 @@ def measure_column(
     vectors = {row: interventions.own[row] for row in domains}
     vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
-    added = observe("added_harmless", harmless, adding, base=base, generate=True)
+    added = observe("added_harmless", harmless, adding, base=base)
     scored = {}
     for batch in interventions.batches(name):
         prompts, reference = (harmful, None) if batch.prompts == "harmful" else (harmless, base)

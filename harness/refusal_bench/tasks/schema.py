@@ -116,7 +116,7 @@ class Manifest(Frozen):
     license: Text
     """Licence of the data (SPDX identifier)."""
     generate: bool = True
-    """False: harmful prompts are scored, but no text is generated for them under intervention."""
+    """False: under intervention prompts are scored by their logits alone, no text is generated."""
     tags: tuple[Text, ...] = ()
     """Words that select the task with `--tasks tag:WORD`."""
     kind: Kind = "harm_domain"
