@@ -19,7 +19,7 @@ def facts(group: Group, place: Place) -> dict[str, str]:
         "over-refusal, worst domain": rate(line.over_refusal),
         "refusal of safe prompts that look dangerous": rate(line.safe_prompts),
         "refusal of unsafe contrasts": rate(line.unsafe_contrasts),
-        "their version": words.DASH if apart is None else f"{apart.version} ({apart.sha256[:8]})",
+        "task over_refusal": words.DASH if apart is None else f"{apart.version} ({apart.sha256[:8]})",
         "dimensions beyond noise": words.DASH if line.dimensions is None else str(line.dimensions),
         "mean cosine (ceiling)": f"{words.number(line.cosine)} ({words.number(line.ceiling)})",
         "shared share": words.percent_interval(line.shared.value, line.shared.interval),
