@@ -152,6 +152,7 @@ def test_hostile_names_and_warnings_stay_text(tmp_path: Path) -> None:
     data["model"] |= {"revision": HOSTILE, "quantization": HOSTILE, "post_instruction_tokens": [HOSTILE]}
     data["config"] |= {"judge": HOSTILE, "system_prompt": HOSTILE}
     data["results"]["geometry"]["verdict"] = HOSTILE
+    data["results"]["over_refusal"]["version"] = HOSTILE
     data["results"]["geometry"]["topic_control"]["flags"] = {"topic_confound": HOSTILE}
     for task in data["results"]["tasks"].values():  # the template now has one token
         task["direction"]["position"] = -1

@@ -16,7 +16,6 @@ from refusal_bench.words import short
 UNSCORED_SHARE = 0.1
 """Share of prompts left out of a paired rate from which it is said."""
 
-
 OVER_REFUSAL = "over_refusal"
 """The task, and section of a record, whose prompts belong to no domain."""
 

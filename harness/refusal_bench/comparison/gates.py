@@ -57,7 +57,7 @@ def unanswerable(
 
 
 def applicable(policy: Policy, measurements: Mapping[str, Measurement]) -> Policy:
-    """Return the policy without the expressions that hold only where their quantity is measured, where it is not."""
+    """Return the policy without those of its expressions that wait for a measurement which is not there."""
     kept = (each for each in policy.expressions if not each.if_measured or each.pattern in measurements)
     return replace(policy, expressions=tuple(kept))
 

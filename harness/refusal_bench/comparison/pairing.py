@@ -87,7 +87,7 @@ class _Pairs:
 
 
 def refusal_measurements(base: Record, candidate: Record) -> list[Measurement]:
-    """Rates and scores under every condition: each common domain, all together where there are several, and apart.
+    """Rates and scores under every condition: each common domain, all together where there are several, then `APART`.
 
     Prompts unscored in either record are left out, and what has no common scored prompt is no measurement. Scores are
     compared only where both records count the same refusal tokens.
