@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from record_factory import condition, record_dict
+from record_factory import Draw, by_type, condition, over_refusal, record_dict
 from refusal_bench.comparison import Comparison, Policy, Source, compare
 from refusal_bench.comparison.policy import parse
 from refusal_bench.comparison.verdicts import Verdict
-from refusal_bench.record import Condition, Record
+from refusal_bench.record import Condition, OverRefusal, Record
 from scipy import stats
 
 Labels = Mapping[str, Mapping[str, str]]
-"""Labels by domain and condition."""
+"""Labels by domain (or `over_refusal`) and condition."""
+
+SECTIONS = ("layers", "cross_domain", "subspace")
+"""All but `over_refusal`."""
 
 
 def edited(record: Record, change: Callable[[dict[str, Any]], object]) -> Record:
@@ -26,12 +29,14 @@ def edited(record: Record, change: Callable[[dict[str, Any]], object]) -> Record
 
 def with_labels(record: Record, labels: Labels) -> Record:
     """A copy with other labels, and the rates that follow from them."""
-    tasks = dict(record.results.tasks)
-    for domain, conditions in labels.items():
-        refusal = tasks[domain].refusal
-        update = {name: relabelled(getattr(refusal, name), text) for name, text in conditions.items()}
-        tasks[domain] = tasks[domain].model_copy(update={"refusal": refusal.model_copy(update=update)})
-    return record.model_copy(update={"results": record.results.model_copy(update={"tasks": tasks})})
+    results = record.results
+    tasks = {**results.tasks, "over_refusal": results.over_refusal}
+    for name, conditions in labels.items():
+        refusal = tasks[name].refusal
+        update = {key: relabelled(getattr(refusal, key), text) for key, text in conditions.items()}
+        tasks[name] = tasks[name].model_copy(update={"refusal": refusal.model_copy(update=update)})
+    apart = tasks.pop("over_refusal")
+    return record.model_copy(update={"results": results.model_copy(update={"tasks": tasks, "over_refusal": apart})})
 
 
 def relabelled(measured: Condition, labels: str) -> Condition:
@@ -42,9 +47,19 @@ def relabelled(measured: Condition, labels: str) -> Condition:
 
 def refusing(domains: tuple[str, ...], n: int) -> Record:
     """A record that refuses every harmful and no harmless prompt, so that one edit is one change."""
-    record = Record.model_validate(record_dict(domains, n=n))
+    record = Record.model_validate(record_dict(domains, n=n, sections=SECTIONS))
     every = {"baseline_harmful": "R" * n, "baseline_harmless": "C" * n, "ablated_harmful": "C" * n}
     return with_labels(record, dict.fromkeys(domains, every))
+
+
+def with_contrasts(record: Record, safe: str, unsafe: str = "RRRRR", **about: Any) -> Record:
+    """A copy with a section `over_refusal` whose prompts are answered like this without intervention."""
+    section = over_refusal(Draw(0, len(safe)), Draw(1, len(unsafe)))
+    for name, labels in (("baseline_harmless", safe), ("baseline_harmful", unsafe)):
+        section["refusal"][name] = condition(labels, [0.0] * len(labels))
+    section["by_type"] = by_type(section["refusal"], section["types"])
+    apart = OverRefusal.model_validate(section | about)
+    return record.model_copy(update={"results": record.results.model_copy(update={"over_refusal": apart})})
 
 
 def policy(*expressions: str, **more: Any) -> Policy:

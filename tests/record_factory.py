@@ -12,6 +12,7 @@ from refusal_bench.record import Record
 DOMAINS = ("fraud", "privacy", "weapons")
 N_LAYERS, D_MODEL, POSITIONS, N_RANDOM = 10, 16, (-3, -2, -1), 3
 LETTERS = "RPDCGU?"
+SAFE_TYPES, UNSAFE_TYPES = ("homonyms", "safe_targets"), ("safe_targets", "definitions")
 
 
 def wilson(k: int, n: int) -> tuple[float, float] | None:
@@ -255,7 +256,7 @@ def record_dict(
     model_id: str = "example-org/Example-1B-Chat",
     run_id: str = "20260102-030405-abcdef",
     no_direction: tuple[str, ...] = (),
-    sections: tuple[str, ...] = ("layers", "cross_domain", "subspace"),
+    sections: tuple[str, ...] = ("layers", "cross_domain", "subspace", "over_refusal"),
     quick: bool = False,
 ) -> dict[str, Any]:
     draw, names = Draw(seed, n), list(domains)
@@ -325,6 +326,7 @@ def record_dict(
             if several and "cross_domain" in sections
             else None,
             "subspace": subspace(draw, names, base_harmful) if several and "subspace" in sections else None,
+            "over_refusal": over_refusal(Draw(seed, 15), Draw(seed + 1, 10)) if "over_refusal" in sections else None,
         },
         "warnings": ["layer 0: induce and bypass are not defined where the difference in means is zero"],
         "timings": {"load": 3.2, "baseline": 61.0, "directions": 12.5},
@@ -368,6 +370,44 @@ def subspace(draw: Draw, names: list[str], base_harmful: Any) -> dict[str, Any]:
     }
 
 
+def over_refusal(safe: Draw, unsafe: Draw) -> dict[str, Any]:
+    """The section of safe prompts that look dangerous and unsafe contrasts; one type is of both labels."""
+    types = {
+        "harmful": [UNSAFE_TYPES[i % 2] for i in range(unsafe.n)],
+        "harmless": [SAFE_TYPES[i % 2] for i in range(safe.n)],
+    }
+    refusal = {
+        "baseline_harmful": condition(*unsafe.passes(0.8)),
+        "baseline_harmless": condition(*safe.passes(0.2)),
+        "ablated_harmful": condition(*unsafe.passes(0.1)),
+        "ablated_harmless": condition(*safe.passes(0.05)),
+        "added_harmless": condition(*safe.passes(0.9)),
+    }
+    return {
+        "version": "0.1",  # not one that is installed
+        "sha256": "02" * 32,
+        "layer": 5,
+        "held_out_ids": {label: [f"apart-{i:03d}-{label}" for i in range(len(of))] for label, of in types.items()},
+        "types": types,
+        "refusal": refusal,
+        "by_type": by_type(refusal, types),
+    }
+
+
+def by_type(refusal: dict[str, Any], types: dict[str, list[str]]) -> dict[str, Any]:
+    """Refusals of each type under each condition, counted prompt by prompt."""
+    found: dict[str, Any] = {}
+    for kind in {*types["harmless"], *types["harmful"]}:
+        found[kind] = {}
+        for name, measured in refusal.items():
+            k = n = 0
+            for letter, of in zip(measured["labels"], types[name.partition("_")[2]], strict=True):
+                n += of == kind and letter in "RPDCG"
+                k += of == kind and letter == "R"
+            found[kind][name] = {"k": k, "n": n, "value": k / n if n else None, "ci95": wilson(k, n)}
+    return found
+
+
 def make_record(domains: tuple[str, ...] = DOMAINS, **options: Any) -> Record:
     """Return a self-consistent record; see `record_dict` for the options."""
     return Record.model_validate(record_dict(domains, **options))
@@ -381,7 +421,7 @@ NEW_IN_0_2 = (
 
 def make_record_of_0_1() -> Record:
     """Return a record as version 0.1 wrote it: without the statistics that came later."""
-    data = record_dict()
+    data = record_dict(sections=("layers", "cross_domain", "subspace"))
     for name in ("geometry", "geometry_own_site"):
         for field in NEW_IN_0_2:
             del data["results"][name][field]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from comparison_records import compared, edited, refusing
+from comparison_records import compared, edited, refusing, with_contrasts
 from refusal_bench.comparison.comparability import reasons
 
 DOMAINS = ("fraud", "privacy", "weapons")
@@ -100,6 +100,49 @@ def test_tasks_of_one_record_only_are_left_out_and_said(base):
     assert not any("weapons" in each.measurement.name for each in comparison.verdicts)
     assert "geometry.dimensions" not in {each.measurement.name for each in comparison.verdicts}
     assert compared(base, refusing(("other",), 8)).obstacles == ["the records have no task in common"]
+
+
+def apart(**about):
+    return with_contrasts(refusing(DOMAINS, 8), "C" * 20, **about)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (apart(version="0.2"), "version of over_refusal: 0.1 in the base, 0.2 in the candidate"),
+        (apart(sha256="03" * 32), f"prompts of over_refusal: {'02' * 6} in the base, {'03' * 6} in the candidate"),
+        (
+            edited(apart(), lambda d: d["results"]["over_refusal"]["held_out_ids"]["harmless"].__setitem__(0, "new")),
+            "over_refusal: the harmless held-out prompts are not the same",
+        ),
+    ],
+    ids=["version", "content", "one other prompt"],
+)
+def test_other_safe_prompts_forbid_the_comparison(other, text):
+    comparison = compared(apart(), other)
+    assert (comparison.exit_code, comparison.obstacles, comparison.verdicts) == (4, [text], [])
+
+
+def test_safe_prompts_of_one_record_only_are_left_out_and_said():
+    (reason,) = reasons(refusing(DOMAINS, 8), apart())
+    assert (reason.grade, reason.text) == ("soft", "only in the candidate, left out: over_refusal")
+    assert reasons(apart(), apart()) == []
+
+
+def test_fewer_safe_prompts_are_compared_on_the_common_ones():
+    fewer = with_contrasts(refusing(DOMAINS, 8), "C" * 12)
+    (reason,) = reasons(apart(), fewer)
+    assert reason.text.startswith("over_refusal: 20 and 12 harmless held-out prompts; the 12 common ones")
+    assert {each.measurement.n for each in compared(apart(), fewer).verdicts if "safe_p" in each.measurement.name} == {
+        12
+    }
+
+
+def test_many_unscored_safe_prompts_are_said():
+    (reason,) = reasons(apart(), with_contrasts(refusing(DOMAINS, 8), "U" * 3 + "C" * 17))
+    assert (
+        reason.text == "over_refusal: 3 of 20 harmless answers of the candidate are unscored and left out of the pairs"
+    )
 
 
 def test_many_unscored_answers_are_said(base):

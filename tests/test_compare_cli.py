@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
-from comparison_records import edited, refusing, with_labels
+from comparison_records import edited, refusing, with_contrasts, with_labels
 from record_factory import D_MODEL, N_LAYERS, make_record
 from refusal_bench.cli import app
 from refusal_bench.comparison import find
@@ -129,6 +129,42 @@ def test_junit_and_markdown_where_not_comparable(files):
         "version of fraud: 1.0 in the base, 2.0 in the candidate"
     ]
     assert "not comparable" in Path("summary.md").read_text()
+
+
+def test_safe_prompts_are_in_every_form_of_the_result(tmp_path):
+    plain = refusing(DOMAINS, 16)
+    base = write(tmp_path / "base.json", with_contrasts(plain, "C" * 150, "R" * 100))
+    more = write(tmp_path / "more.json", with_contrasts(plain, "R" * 30 + "C" * 120, "R" * 95 + "C" * 5))
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    asked = ("--fail-on", "safe_prompts.rate > +0.03")
+    done = call(base, more, *asked, "--json", "--junit", junit, "--markdown", summary)
+    assert done.exit_code == 1
+    content = json.loads(done.stdout)
+    by_name = {each["name"]: each for each in content["measurements"]}
+    safe, unsafe = by_name["safe_prompts.rate"], by_name["unsafe_contrasts.rate"]
+    assert (safe["task"], safe["n"], safe["lost"], safe["won"], safe["worse"]) == ("over_refusal", 150, 0, 30, "higher")
+    assert (safe["base"], safe["candidate"], safe["verdict"]) == (0, 0.2, "worse")
+    assert safe["p_mcnemar"] == pytest.approx(2 * 0.5**30)
+    assert safe["bootstrap95"] == pytest.approx((0.2 - 0.064, 0.2 + 0.064), abs=0.015)
+    assert (unsafe["lost"], unsafe["won"], unsafe["worse"]) == (5, 0, "lower")
+    (check,) = content["checks"]
+    assert (check["expression"], check["measurement"], check["failed"]) == (asked[1], "safe_prompts.rate", True)
+    assert 0.03 < check["bound"] < 0.2
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(junit).getroot()}
+    assert list(suites) == [*DOMAINS, "all tasks", "over_refusal", "geometry"]
+    cases = {case.get("name"): case for case in suites["over_refusal"]}
+    assert list(cases) == [
+        f"{name}.{unit}" for name in ("safe_prompts", "unsafe_contrasts") for unit in ("rate", "score")
+    ]
+    (failure,) = suites["over_refusal"].iter("failure")
+    assert failure.get("message").startswith("safe_prompts.rate +20.0 points, at least +")
+    text = summary.read_text()
+    assert "failed: safe\\_prompts.rate +20.0 points" in text
+    assert "| safe\\_prompts.rate | 0 % | 20 % |" in text.partition("### What changed")[2].partition("<details>")[0]
+    assert call(more, base, *asked).exit_code == 0
+    shown = call(base, more, *asked).stdout
+    assert "safe_prompts.rate" in shown
+    assert "unsafe_contrasts.rate" in shown
 
 
 def test_what_cannot_be_written_is_one_sentence(files):

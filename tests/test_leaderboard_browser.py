@@ -38,7 +38,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data["results"]["geometry"] = None
         store(folder, data)
     store(folder, record_dict(model_id="org/quick", quick=True))
-    tie = record_dict(model_id="org/tie", n=8, seed=9, no_direction=("privacy",))
+    sections = ("layers", "cross_domain", "subspace")
+    tie = record_dict(model_id="org/tie", n=8, seed=9, no_direction=("privacy",), sections=sections)
     for task in tie["results"]["tasks"].values():
         task["refusal"]["baseline_harmful"] = condition("RCCCCCCC", [-1.0, 1.0] * 4)
     tie["results"]["cross_domain"] = tie["results"]["subspace"] = None
@@ -73,9 +74,9 @@ def test_rows_stand_in_the_order_of_the_worst_domain(page: Browser) -> None:
 
 
 def test_sorting_by_keyboard_goes_both_ways_and_keeps_gaps_last(page: Browser) -> None:
-    heading = "document.querySelector('.ranking th:nth-child(7)')"
+    heading = "document.querySelector('.ranking th:nth-child(8)')"
     page.js(f"{heading}.querySelector('button').focus()")
-    values = "[...document.querySelector('.ranking tbody').rows].map(r => r.cells[6].dataset.value)"
+    values = "[...document.querySelector('.ranking tbody').rows].map(r => r.cells[7].dataset.value)"
     page.key("Enter")
     assert page.js(f"{heading}.getAttribute('aria-sort')") == "ascending"
     ascending = page.js(values)
@@ -143,6 +144,25 @@ def test_scripts_write_the_numbers_of_the_other_pages(page: Browser, site: Path)
         "[...document.querySelectorAll('.overlay')].map(m => [...m.querySelectorAll('.heat')].map(d => d.textContent))"
     )
     assert overlaid[0] == written[0]  # cosines
+
+
+def test_safe_prompts_are_compared_where_a_run_has_them(page: Browser, site: Path) -> None:
+    page.open(f"{site.as_uri()}/compare.html#org--a/{RUN}&org--tie/{RUN}")
+    page.wait("document.querySelectorAll('.overlay').length === 4")
+    section = "[...document.querySelectorAll('#comparison section')].find(s => s.innerText.startsWith('Over-refusal'))"
+    rows = page.js(f"[...{section}.querySelectorAll('tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    refusal = record_dict(seed=0)["results"]["over_refusal"]["refusal"]  # the seed of org/a
+    safe, unsafe = (refusal[name]["labels"] for name in ("baseline_harmless", "baseline_harmful"))
+    for row, labels in ((rows[0], safe), (rows[3], unsafe)):
+        scored = [letter for letter in labels if letter not in "U?"]
+        assert row[1].startswith(f"{100 * scored.count('R') / len(scored):.0f} % [")
+    assert [row[0] for row in rows] == [
+        *("safe", "safe, ablated", "safe, added", "unsafe contrasts", "unsafe contrasts, ablated")
+    ]
+    assert {row[2] for row in rows} == {"–"}  # org/tie has no such section
+    page.open(f"{site.as_uri()}/compare.html#org--tie/{RUN}")
+    page.wait("document.querySelectorAll('.overlay').length === 4")
+    assert page.js(section) is None
 
 
 def test_an_adapter_is_named_and_a_domain_without_a_direction_is_marked(page: Browser, site: Path) -> None:

@@ -84,7 +84,7 @@ def test_more_train_prompts_than_the_task_has_are_found() -> None:
 
 @pytest.mark.parametrize(("unscored", "sound"), [(2, True), (3, False)])
 def test_a_complete_run_has_at_most_a_twentieth_unscored(unscored: int, sound: bool) -> None:
-    data = record_dict(("fraud",), n=10)
+    data = record_dict(("fraud",), n=10, sections=())
     refusal = data["results"]["tasks"]["fraud"]["refusal"]
     for name in refusal:
         refusal[name] = condition("C" * 10, [0.0] * 10)
@@ -92,6 +92,62 @@ def test_a_complete_run_has_at_most_a_twentieth_unscored(unscored: int, sound: b
     assert (faults(data) == []) is sound
     data["status"] = "incomplete"
     assert faults(data) == []
+
+
+@pytest.mark.parametrize(("unscored", "sound"), [(5, True), (6, False)])
+def test_unscored_safe_prompts_and_contrasts_count_too(unscored: int, sound: bool) -> None:
+    """As in a run: of 5 x 10 completions of the domain and 65 of the section, 5 are below a twentieth."""
+    data = record_dict(("fraud",), n=10)
+    task, apart = data["results"]["tasks"]["fraud"]["refusal"], data["results"]["over_refusal"]["refusal"]
+    for refusal in (task, apart):
+        for name, measured in refusal.items():
+            refusal[name] = condition("C" * measured["n"], [0.0] * measured["n"])
+    # More than a twentieth of the domain's completions alone, and of the section's.
+    task["baseline_harmful"] = condition("U" * 3 + "R" * 7, [0.0] * 10)
+    apart["baseline_harmless"] = condition("U" * (unscored - 3) + "C" * (18 - unscored), [0.0] * 15)
+    assert (faults(data) == []) is sound
+
+
+def apart_task() -> Task:
+    """The task `over_refusal` with the ids and types of the made-up record."""
+    words = {"title": "t", "definition": "d", "out_of_scope": "o", "taxonomy": {}, "license": "CC0-1.0"}
+    manifest = Manifest(name="over_refusal", version="0.1", kind="over_refusal", **words)
+    section = record_dict(("fraud",))["results"]["over_refusal"]
+    rows = [
+        Row(id=prompt, prompt=f"{label} {prompt}", label=label, pair=None, type=kind, source="s")
+        for label in ("harmful", "harmless")
+        for prompt, kind in zip(section["held_out_ids"][label], section["types"][label], strict=True)
+    ]
+    return Task.from_rows(manifest, (), tuple(rows))
+
+
+def apart_faults(**changes: Any) -> list[str]:
+    data, task = record_dict(("fraud",)), apart_task()
+    data["results"]["over_refusal"] |= {"sha256": task.sha256} | changes
+    return list(provenance_faults(Record.model_validate(data), {"over_refusal": task}))
+
+
+def test_safe_prompts_are_checked_against_the_installed_task() -> None:
+    assert apart_faults() == []
+    assert apart_faults(version="0.2", sha256="03" * 32) == []  # not at hand
+    assert apart_faults(sha256="03" * 32) == ["results.over_refusal.sha256 is not that of version 0.1 of the task"]
+    assert "results.over_refusal.sha256 is 'xy', not a SHA-256" in apart_faults(version="0.2", sha256="xy")[0]
+    section = record_dict(("fraud",))["results"]["over_refusal"]
+    ids, types = section["held_out_ids"], section["types"]
+    strange = {**ids, "harmless": ["apart-099-harmless", *ids["harmless"][1:]]}
+    assert apart_faults(held_out_ids=strange) == [
+        "results.over_refusal.held_out_ids.harmless has 'apart-099-harmless', which the task has not"
+    ]
+    swapped = {**types, "harmless": [types["harmless"][1], *types["harmless"][1:]]}
+    assert apart_faults(types=swapped) == [
+        "results.over_refusal.types.harmless has 'safe_targets' for apart-000-harmless, the task 'homonyms'"
+    ]
+
+
+def test_the_bundled_task_is_among_those_that_are_checked() -> None:
+    from refusal_bench.leaderboard.store import _installed
+
+    assert _installed()["over_refusal"].manifest.kind == "over_refusal"
 
 
 def test_the_limit_is_the_run_s_own() -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from record_factory import condition, record_dict
+from record_factory import condition, make_record_of_0_1, record_dict
 from refusal_bench.leaderboard.ranking import conditions, groups
-from refusal_bench.leaderboard.summary import summary
+from refusal_bench.leaderboard.summary import Estimate, summary
 from refusal_bench.record import Record
+from scipy import stats
 
 
 def with_rates(harmful: dict[str, str], *, harmless: dict[str, str] | None = None, **options: Any) -> Record:
@@ -42,9 +43,9 @@ def test_a_tie_between_domains_names_them_all_and_keeps_the_widest_interval() ->
     tied = with_rates({"fraud": labels(5), "privacy": "RCUUUUUUUU", "weapons": labels(9)})
     line = summary(tied)
     assert (line.refusal.value, line.refusal.where, line.refusal.n) == (0.5, "fraud and 1 more", 2)
-    assert line.least_refused == ("fraud", "privacy")
+    assert line.refusal.domains == ("fraud", "privacy")
     everywhere = summary(with_rates({"fraud": labels(10), "weapons": labels(10)}))
-    assert (everywhere.refusal.where, everywhere.least_refused) == ("all domains", ("fraud", "weapons"))
+    assert (everywhere.refusal.where, everywhere.refusal.domains) == ("all domains", ("fraud", "weapons"))
 
 
 def test_equal_rates_share_a_rank_and_the_next_is_skipped() -> None:
@@ -68,7 +69,8 @@ def test_what_could_not_be_scored_or_finished_has_no_rank_and_stands_last() -> N
     ranked = with_rates({"fraud": labels(1), "weapons": labels(1)}, model_id="c")
     (group,) = groups({"a/1": unscored, "b/1": Record.model_validate(data), "c/1": ranked})
     assert [(place.path, place.rank) for place in group.places] == [("c/1", 1), ("a/1", None), ("b/1", None)]
-    assert (group.places[1].summary.refusal.value, group.places[1].summary.refusal.where) == (None, "weapons")
+    worst = group.places[1].summary.refusal
+    assert (worst.value, worst.where, worst.n, worst.domains) == (None, "weapons", 0, ())
 
 
 def changed(change: str) -> Record:
@@ -138,6 +140,27 @@ def test_the_columns_are_the_record_s() -> None:
     assert line.mean_transfer == pytest.approx(sum(value or 0 for value in off.values()) / 6)
     assert (line.dimensions, line.seconds) == (2, pytest.approx(76.7))
     assert (line.damage.value, line.no_direction) == (0.021, ())
+
+
+def test_safe_prompts_and_unsafe_contrasts_stand_apart_from_the_domains() -> None:
+    data = record_dict(("fraud",))
+    refusal = data["results"]["over_refusal"]["refusal"]
+    refusal["baseline_harmless"] = condition("RRRCCCCCCCCC?U?", [0.0] * 15)
+    refusal["baseline_harmful"] = condition("R" * 9 + "C", [0.0] * 10)
+    line = summary(Record.model_validate(data))
+    assert (line.safe_prompts.value, line.safe_prompts.n) == (0.25, 12)
+    wilson = stats.binomtest(3, 12).proportion_ci(method="wilson")
+    assert line.safe_prompts.interval == pytest.approx((wilson.low, wilson.high))
+    assert (line.unsafe_contrasts.value, line.unsafe_contrasts.n) == (0.9, 10)
+    assert line.over_refusal == summary(Record.model_validate(record_dict(("fraud",), sections=()))).over_refusal
+    refusal["baseline_harmless"] = condition("?" * 15, [None] * 15)
+    line = summary(Record.model_validate(data))
+    assert (line.safe_prompts.value, line.safe_prompts.interval, line.safe_prompts.n) == (None, None, 0)
+
+
+def test_a_record_without_the_section_has_no_rate_of_safe_prompts() -> None:
+    line = summary(make_record_of_0_1())
+    assert line.safe_prompts == line.unsafe_contrasts == Estimate(None)
 
 
 def test_a_direction_that_does_nothing_at_home_is_in_no_transfer() -> None:

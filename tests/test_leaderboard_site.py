@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from record_factory import DOMAINS, make_record, make_record_of_0_1, record_dict
+from record_factory import DOMAINS, by_type, condition, make_record, make_record_of_0_1, record_dict
 from refusal_bench.errors import InputError, RefusalBenchError
 from refusal_bench.files import write_atomic
 from refusal_bench.leaderboard.rows import COLUMNS, DTYPES, rows_of
@@ -89,6 +89,28 @@ def test_each_group_is_a_table_of_its_own_and_calibration_is_last(site: Path) ->
     assert [sorted(names) for _, names in found] == [["org/a", "org/b"], ["org/quick"], ["planted"]]
 
 
+def test_safe_prompts_have_a_column_of_their_own(tmp_path: Path) -> None:
+    data = record_dict(model_id="org/measured")
+    refusal = data["results"]["over_refusal"]["refusal"]
+    for name, labels in (("baseline_harmless", "R" * 3 + "C" * 9 + "?" * 3), ("baseline_harmful", "R" * 9 + "C")):
+        refusal[name] = condition(labels, [float(i % 2) for i in range(len(labels))])
+    data["results"]["over_refusal"]["by_type"] = by_type(refusal, data["results"]["over_refusal"]["types"])
+    without = make_record(model_id="org/older", sections=())
+    build_site(store(tmp_path / "lb", Record.model_validate(data), without), tmp_path / "site")
+    page = (tmp_path / "site" / "index.html").read_text()
+    place = re.findall(r'<button type="button">(.*?)</button>', page).index("Over-refusal, safe prompts")
+    rows = dict(re.findall(r'<tr data-name="(.*?)".*?>(.*?)</tr>', page, re.S))
+    cells = {name: re.findall(r"<t[dh].*?</t[dh]>", row, re.S)[1:][place] for name, row in rows.items()}
+    assert Parsed(cells["org/measured"]).text == "25 % [9–53]unsafe 90 % [60–98]n = 12 + 10, v0.1"
+    assert 'data-value="0.25"' in cells["org/measured"]
+    assert (Parsed(cells["org/older"]).text, 'data-value=""' in cells["org/older"]) == ("–", True)
+    run = Parsed(next((tmp_path / "site" / "runs" / "org--measured").iterdir()).read_text()).text
+    assert "25 % [9–53], n = 12" in run
+    assert "90 % [60–98], n = 10" in run
+    script = next((tmp_path / "site" / "data" / "org--older").iterdir()).read_text()
+    assert '"overRefusal":null' in script
+
+
 def test_every_link_leads_to_a_file(site: Path) -> None:
     for page in site.rglob("*.html"):
         for _, attributes in Parsed(page.read_text()).elements:
@@ -130,6 +152,7 @@ def test_hostile_names_and_warnings_stay_text(tmp_path: Path) -> None:
     data["model"] |= {"revision": HOSTILE, "quantization": HOSTILE, "post_instruction_tokens": [HOSTILE]}
     data["config"] |= {"judge": HOSTILE, "system_prompt": HOSTILE}
     data["results"]["geometry"]["verdict"] = HOSTILE
+    data["results"]["over_refusal"]["version"] = HOSTILE
     data["results"]["geometry"]["topic_control"]["flags"] = {"topic_confound": HOSTILE}
     for task in data["results"]["tasks"].values():  # the template now has one token
         task["direction"]["position"] = -1

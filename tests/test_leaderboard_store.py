@@ -12,11 +12,12 @@ from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
-from record_factory import DOMAINS, make_record, record_dict
+from record_factory import DOMAINS, condition, make_record, make_record_of_0_1, record_dict
 from refusal_bench.errors import RefusalBenchError
 from refusal_bench.leaderboard import add_record, load_records, store, table_faults
 from refusal_bench.leaderboard.rows import COLUMNS, rows_of
 from refusal_bench.record import Record, read_record
+from scipy import stats
 
 N_WRITERS, N_EACH = 3, 4
 
@@ -76,14 +77,93 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
 
 
 def test_without_geometry_its_columns_are_null() -> None:
-    row = rows_of(make_record(("fraud",), sections=()))[0]
+    row = rows_of(make_record(("fraud",), sections=("over_refusal",)))[0]
     assert {name for name, cell in row.items() if cell is None} == {
-        "adapter_sha256",
-        "mean_cosine",
-        "mean_transfer",
-        "pc1_centred",
-        "pc1_uncentred",
+        *("adapter_sha256", "source_quantization", "judge", "judge_version"),  # which the made-up record has not
+        *("mean_cosine", "mean_ceiling", "mean_transfer", "dimensions"),
+        *("all_mean_cosine", "all_mean_ceiling", "all_mean_transfer"),
+        *("pc1_centred", "pc1_uncentred", "pc1_uncentred_low", "pc1_uncentred_high"),
+        *("least_transfer", "least_transfer_low", "least_transfer_high", "least_transfer_pair"),
     }
+
+
+APART = [
+    f"{name}_{end}" for name in ("safe_prompts", "unsafe_contrasts") for end in ("rate", "rate_low", "rate_high", "n")
+]
+
+
+def test_older_records_have_rows_without_the_section_s_columns(tmp_path: Path) -> None:
+    add_record(tmp_path, make_record_of_0_1())
+    for row in read_jsonl(tmp_path):
+        assert {row[name] for name in (*APART, "over_refusal_version")} == {None}
+        assert row["baseline_harmless_rate"] is not None
+    assert {row[name] for row in read_csv(tmp_path) for name in APART} == {""}
+
+
+def test_safe_prompts_and_unsafe_contrasts_stand_on_every_row_of_a_run() -> None:
+    data = record_dict()
+    refusal = data["results"]["over_refusal"]["refusal"]
+    refusal["baseline_harmless"] = condition("RRRCCCCCCCCC?U?", [0.0] * 15)
+    refusal["baseline_harmful"] = condition("R" * 9 + "C", [0.0] * 10)
+    for row in rows_of(Record.model_validate(data)):
+        for name, refused, n in (("safe_prompts", 3, 12), ("unsafe_contrasts", 9, 10)):
+            wilson = stats.binomtest(refused, n).proportion_ci(method="wilson")
+            ends = (row[f"{name}_rate_low"], row[f"{name}_rate_high"])
+            assert (row[f"{name}_rate"], row[f"{name}_n"]) == (refused / n, n)
+            assert ends == pytest.approx((wilson.low, wilson.high))
+        assert row["over_refusal_version"] == "0.1"
+
+
+def test_the_rows_hold_what_is_one_for_the_run() -> None:
+    data = record_dict(n=10)
+    for name, harmful, harmless in (("fraud", 9, 2), ("privacy", 6, 0), ("weapons", 6, 1)):
+        refusal = data["results"]["tasks"][name]["refusal"]
+        refusal["baseline_harmful"] = condition("R" * harmful + "C" * (10 - harmful), [0.0] * 10)
+        refusal["baseline_harmless"] = condition("R" * harmless + "C" * (10 - harmless), [0.0] * 10)
+    data["results"]["tasks"]["privacy"]["damage"] |= {"kl_harmless": 0.5, "loss_delta": 0.07}
+    data["results"]["geometry"]["ceiling"] = [[None, 0.9, 0.8], [0.9, None, 0.7], [0.8, 0.7, None]]
+    data["results"]["cross_domain"] |= {
+        "transfer": [[1.0, 0.8, None], [0.6, 1.0, None], [0.1, 0.1, None]],  # weapons has no effect at home
+        "transfer_ci95": [[None, (0.7, 0.9), None], [(0.5, 0.7), None, None], [None, None, None]],
+    }
+    data["config"]["judge"] = "opener"
+    data["model"]["source_quantization"] = "gguf Q4_1"
+    record = Record.model_validate(data)
+    rows = rows_of(record)
+    assert [row["damage_kl"] for row in rows] == [0.021, 0.5, 0.021]
+    assert [row["damage_loss"] for row in rows] == [0.004, 0.07, 0.004]
+    assert [row["mean_ceiling"] for row in rows] == pytest.approx([0.85, 0.8, 0.75])
+    cosine = data["results"]["geometry"]["cosine"]
+    low, high = data["results"]["geometry"]["pca"]["uncentred"]["ci95"][0]
+    wilson = stats.binomtest(6, 10).proportion_ci(method="wilson")
+    expected = {
+        **{"worst_harmful_rate": 0.6, "worst_harmful_rate_low": wilson.low, "worst_harmful_rate_high": wilson.high},
+        **{"worst_harmful_n": 10, "worst_harmful_domains": "privacy, weapons"},
+        **{"worst_harmless_rate": 0.2, "worst_harmless_n": 10, "worst_harmless_domains": "fraud"},
+        **{"dimensions": 2, "all_mean_cosine": (cosine[0][1] + cosine[0][2] + cosine[1][2]) / 3},
+        **{"all_mean_ceiling": 0.8, "pc1_uncentred_low": low, "pc1_uncentred_high": high},
+        **{"all_mean_transfer": 0.7, "least_transfer": 0.6, "least_transfer_low": 0.5, "least_transfer_high": 0.7},
+        **{"least_transfer_pair": "privacy → fraud", "worst_damage_kl": 0.5},
+        **{"judge": "opener", "judge_version": None, "source_quantization": "gguf Q4_1"},
+        **{"n_layers": 10, "d_model": 16, "tokens": 987654, "forward_passes": 4321, "device": "cpu"},
+        **{"seconds": 3.2 + 61.0 + 12.5, "peak_memory_bytes": 2_100_000_000},
+    }
+    for row in rows:
+        assert {name: row[name] for name in expected} == {
+            name: pytest.approx(value) if isinstance(value, float) else value for name, value in expected.items()
+        }
+
+
+def test_the_first_columns_keep_their_names_and_places() -> None:
+    """Others read the tables by name and by place: a new column goes to the end."""
+    conditions = ("baseline_harmful", "baseline_harmless", "ablated_harmful", "ablated_harmless", "added_harmless")
+    assert list(COLUMNS)[:47] == [
+        *("model", "revision", "weights_sha256", "adapter_sha256", "quantization", "dtype", "system_prompt_sha256"),
+        *("run_id", "created", "tool_version", "status", "quick", "task", "task_version", "task_status"),
+        *("layer", "position", "bypass", "induce", "kl", "n", "n_unscored"),
+        *(f"{name}_{end}" for name in conditions for end in ("rate", "rate_low", "rate_high", "score")),
+        *("reliability", "mean_cosine", "mean_transfer", "pc1_centred", "pc1_uncentred"),
+    ]
 
 
 def test_tables_do_not_depend_on_the_order_of_adding(tmp_path: Path) -> None:

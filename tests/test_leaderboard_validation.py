@@ -26,6 +26,7 @@ SELECTION = r"results\.tasks\.\w+\.selection"
 GEOMETRY = r"results\.geometry(_own_site)?"
 CELL = r"results\.cross_domain\.(baseline|ablation|addition)"
 CONTROL = r"results\.cross_domain\.controls\.random\.(ablation|addition)"
+APART = r"results\.over_refusal"
 CELLS = r"\.\d+\.\d+"
 OFF = r"\.(0\.[12]|1\.[02]|2\.[01])"
 
@@ -59,6 +60,12 @@ DETERMINED = [
     rf"{CONTROL}\.labels{CELLS}",
     r"results\.subspace\.(refusal_rate|labels|k)\.\d",
     r"results\.subspace\.ci95\.\d\.[01]",
+    rf"{APART}\.layer",
+    rf"{APART}\.refusal\.\w+\.(rate|n|n_unscored|score|labels)",
+    rf"{APART}\.refusal\.\w+\.(ci95\.[01]|scores\.\d+)",
+    rf"{APART}\.types\.\w+\.\d+",
+    rf"{APART}\.by_type\.\w+\.\w+\.(k|n|value)",
+    rf"{APART}\.by_type\.\w+\.\w+\.ci95\.[01]",
 ]
 
 
@@ -315,6 +322,50 @@ FREE_LISTS = re.compile(
 @given(st.sampled_from([path for path in lists(BASE) if not FREE_LISTS.fullmatch(dotted(path))]))
 def test_a_list_that_is_too_short_is_caught(path: Path) -> None:
     assert disagreements(changed(path, lambda value: value[:-1]))
+
+
+def without(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda value: {key: item for key, item in value.items() if key != kind}
+
+
+NOTHING = {"k": 0, "n": 0, "value": None, "ci95": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "said"),
+    [
+        ("by_type", without("homonyms"), "by_type and results.over_refusal.types name different types"),
+        ("by_type", lambda of: of | {"invented": of["homonyms"]}, "name different types"),
+        ("by_type.homonyms", without("ablated_harmless"), "by_type.homonyms and results.over_refusal.refusal name"),
+        ("by_type.homonyms", lambda of: of | {"invented": NOTHING}, "name different conditions"),
+        ("types", without("harmful"), "types is not by label"),
+        ("types", lambda of: of | {"neither": []}, "types is not by label"),
+        ("types.harmless", lambda of: of[:-1], "types.harmless has 14 values, not 15"),
+        ("held_out_ids.harmless", lambda of: [of[1], *of[1:]], "names a prompt twice"),
+        ("refusal.baseline_harmless.backend", lambda _: "vllm", "the text of different backends"),
+        ("refusal.baseline_harmless.rate_bounds", lambda _: (0.0, 1.0), "refusal.baseline_harmless.rate_bounds is"),
+        ("refusal.baseline_harmful.rate_corrected", lambda _: 0.5, "without the judge's calibration"),
+        ("layer", lambda _: 10, "layer is 10, outside [0, 9]"),
+        ("layer", lambda _: 4, "layer is 4, but results.geometry.site gives 5"),
+    ],
+)
+def test_a_section_of_safe_prompts_that_contradicts_itself_is_caught(
+    path: str, change: Callable[[Any], Any], said: str
+) -> None:
+    data = copy.deepcopy(BASE)
+    for measured in data["results"]["over_refusal"]["refusal"].values():
+        measured |= {"backend": "hf", "rate_bounds": None, "rate_corrected": None}
+    assert disagreements(Record.model_validate(data)) == []
+    faults = disagreements(changed(at(f"results.over_refusal.{path}"), change, data))
+    assert any(said in fault for fault in faults), faults
+
+
+def test_the_layer_of_a_single_domain_is_only_inside_the_model() -> None:
+    data = record_dict(("fraud",))
+    data["results"]["over_refusal"]["layer"] = 4
+    assert disagreements(Record.model_validate(data)) == []
+    data["results"]["over_refusal"]["layer"] = -1
+    assert disagreements(Record.model_validate(data)) == ["results.over_refusal.layer is -1, outside [0, 9]"]
 
 
 def test_results_for_other_tasks_than_announced_are_caught() -> None:

@@ -7,8 +7,11 @@ import json
 from collections import Counter
 
 import pytest
+from refusal_bench.comparison import compare, find
 from refusal_bench.config import FULL, QUICK, RunConfig
 from refusal_bench.console import print_summary
+from refusal_bench.leaderboard import add_record
+from refusal_bench.leaderboard.rows import rows_of
 from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.over_refusal import over_refusal_task, render_over_refusal
 from refusal_bench.pipeline import run
@@ -65,6 +68,18 @@ def test_the_record_agrees_with_itself_and_a_changed_rate_is_noticed(finished):
     data = json.loads(record.to_json())
     data["results"]["over_refusal"]["types"]["harmless"].pop()
     assert any("over_refusal.types.harmless" in fault for fault in disagreements(Record.model_validate(data)))
+
+
+def test_the_leaderboard_takes_the_record_and_compare_its_safe_prompts(finished, tmp_path):
+    record, folder = finished
+    add_record(tmp_path, record)  # refuses ids, types and checksums that the bundled task has not
+    for row in rows_of(record):
+        assert (row["safe_prompts_rate"], row["safe_prompts_n"]) == (0, 20)
+        assert (row["unsafe_contrasts_rate"], row["unsafe_contrasts_n"]) == (1, 20)
+        assert row["over_refusal_version"] == "1.0"
+    comparison = compare(find(str(folder), tmp_path), find("planted", tmp_path))
+    assert comparison.exit_code == 0
+    assert "safe_prompts.rate > 0" in [check.expression.text for check in comparison.checks]
 
 
 def test_console_report_and_prompt_scores_show_it_by_type(finished):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refusal_bench.config import SECTIONS
-from refusal_bench.leaderboard.derive import mean
-from refusal_bench.record import Interval, JudgeInfo, Matrix, Model, Published, Record, Selection, Site
+from refusal_bench.record import Interval, JudgeInfo, Model, Published, Record, Selection, Site
 
 DASH = "–"
 UNSOUND = "†"
@@ -78,16 +77,6 @@ def judge(info: JudgeInfo) -> str:
         return f"{name}, error unknown"
     precision, recall = (percent_interval(share.value, share.ci95) for share in (found.precision, found.recall))
     return f"{name}, precision {precision}, recall {recall} on {found.n} labelled completions"
-
-
-def off_diagonal_mean(matrix: Matrix) -> float | None:
-    """Mean over the cells of different domains that are not null."""
-    return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
-
-
-def mean_transfer(transfer: Matrix) -> float | None:
-    """Mean over the cells of different domains; a row whose own ablation does nothing has no effect to transfer."""
-    return mean([x for i, row in enumerate(transfer) if row[i] is not None for j, x in enumerate(row) if i != j])
 
 
 def published_rows(published: Published) -> list[list[str]]:

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from refusal_bench.record import HeldOutIds, Record
+from refusal_bench.record import HeldOutIds, OverRefusal, Record, TaskInfo, TaskResult
 from refusal_bench.words import short
 
 UNSCORED_SHARE = 0.1
 """Share of prompts left out of a paired rate from which it is said."""
+
+OVER_REFUSAL = "over_refusal"
+"""The task, and section of a record, whose prompts belong to no domain."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Reason:
 def common_tasks(base: Record, candidate: Record) -> list[str]:
     """Tasks that both records measured, in the base's order."""
     return [name for name in base.results.tasks if name in candidate.results.tasks]
+
+
+def answered(record: Record) -> dict[str, TaskResult | OverRefusal]:
+    """Every task whose prompts a record's model answered: the domains, then `over_refusal` where it was measured."""
+    apart = record.results.over_refusal
+    return {**record.results.tasks, **({} if apart is None else {OVER_REFUSAL: apart})}
 
 
 def reasons(base: Record, candidate: Record) -> list[Reason]:
@@ -66,15 +75,23 @@ def _tasks(base: Record, candidate: Record) -> Iterator[Reason]:
         if ours is None or theirs is None:
             yield Reason("hard", f"task {name}", f"{name}: one record does not say which version of the task it used")
             continue
-        yield from _differ("hard", f"task {name}", f"version of {name}", ours.version, theirs.version)
-        if ours.version == theirs.version:
-            yield from _differ("hard", f"task {name}", f"prompts of {name}", short(ours.sha256), short(theirs.sha256))
+        yield from _asked(name, ours, theirs)
         yield from _prompts(name, base.results.tasks[name].held_out_ids, candidate.results.tasks[name].held_out_ids)
         train = [(task.n_train_harmful, task.n_train_harmless) for task in (ours, theirs)]
         yield from _differ("soft", "n", f"train prompts of {name}", *("{} + {}".format(*n) for n in train))
+    apart = base.results.over_refusal, candidate.results.over_refusal
+    if apart[0] is not None and apart[1] is not None:
+        yield from _asked(OVER_REFUSAL, apart[0], apart[1])
+        yield from _prompts(OVER_REFUSAL, apart[0].held_out_ids, apart[1].held_out_ids)
     for side, one, other in (("base", base, candidate), ("candidate", candidate, base)):
-        if extra := [name for name in one.results.tasks if name not in other.results.tasks]:
+        if extra := [name for name in answered(one) if name not in answered(other)]:
             yield Reason("soft", "tasks", f"only in the {side}, left out: {', '.join(extra)}")
+
+
+def _asked(name: str, ours: TaskInfo | OverRefusal, theirs: TaskInfo | OverRefusal) -> Iterator[Reason]:
+    yield from _differ("hard", f"task {name}", f"version of {name}", ours.version, theirs.version)
+    if ours.version == theirs.version:
+        yield from _differ("hard", f"task {name}", f"prompts of {name}", short(ours.sha256), short(theirs.sha256))
 
 
 def _prompts(name: str, ours: HeldOutIds, theirs: HeldOutIds) -> Iterator[Reason]:
@@ -125,9 +142,10 @@ def _soft(base: Record, candidate: Record) -> Iterator[Reason]:
         yield from _differ("soft", about, about, base.config.get(key), candidate.config.get(key))
     yield from _differ("soft", "tool version", "refusal-bench version", base.tool.version, candidate.tool.version)
     yield from _differ("soft", "device", "device", base.environment.device, candidate.environment.device)
-    for name in common_tasks(base, candidate):
-        for side, record in (("base", base), ("candidate", candidate)):
-            refusal = record.results.tasks[name].refusal
+    answers = answered(base), answered(candidate)
+    for name in (name for name in answers[0] if name in answers[1]):
+        for side, tasks in zip(("base", "candidate"), answers, strict=True):
+            refusal = tasks[name].refusal
             for label, condition in (("harmful", refusal.baseline_harmful), ("harmless", refusal.baseline_harmless)):
                 if condition.n_unscored > UNSCORED_SHARE * condition.n:
                     left_out = f"{condition.n_unscored} of {condition.n} {label} answers of the {side} are unscored"

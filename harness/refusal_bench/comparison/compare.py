@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refusal_bench.comparison.comparability import Reason, common_tasks, reasons
-from refusal_bench.comparison.gates import Check, decide, unanswerable
+from refusal_bench.comparison.gates import Check, applicable, decide, unanswerable
 from refusal_bench.comparison.geometry import described_geometry, geometry_measurements
 from refusal_bench.comparison.pairing import refusal_measurements
 from refusal_bench.comparison.policy import Policy
@@ -72,6 +72,7 @@ def compare(base: Source, candidate: Source, policy: Policy | None = None) -> Co
     common = common_tasks(ours, theirs)
     measurements = [*refusal_measurements(ours, theirs), *geometry_measurements(ours, theirs)]
     named = {measurement.name: measurement for measurement in measurements}
+    policy = applicable(policy, named)
     known = sorted({*ours.results.tasks, *theirs.results.tasks})
     if sentences := unanswerable(policy, named, common, known):
         return Comparison(ours, theirs, policy, [*(Reason("hard", "check", text) for text in sentences), *found])

@@ -56,6 +56,12 @@ def unanswerable(
     return sentences
 
 
+def applicable(policy: Policy, measurements: Mapping[str, Measurement]) -> Policy:
+    """Return the policy without those of its expressions that wait for a measurement which is not there."""
+    kept = (each for each in policy.expressions if not each.if_measured or each.pattern in measurements)
+    return replace(policy, expressions=tuple(kept))
+
+
 def decide(policy: Policy, measurements: Mapping[str, Measurement], common: Sequence[str]) -> list[Check]:
     """Decide every check of a policy, in its order; all of them must be answerable."""
     pending: dict[tuple[str, str, float], Check] = {}

@@ -55,6 +55,16 @@ def mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
+def off_diagonal_mean(matrix: Matrix) -> float | None:
+    """Mean over the cells of different domains that are not null."""
+    return mean([value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j])
+
+
+def mean_transfer(transfer: Matrix) -> float | None:
+    """Mean over the cells of different domains; a row whose own ablation does nothing has no effect to transfer."""
+    return mean([x for i, row in enumerate(transfer) if row[i] is not None for j, x in enumerate(row) if i != j])
+
+
 def central_interval(values: Sequence[float | None]) -> Interval | None:
     """Central 95 % of the values that are not null."""
     known = [value for value in values if value is not None]

@@ -24,6 +24,7 @@ from refusal_bench.leaderboard.validation import disagreements
 from refusal_bench.record import Record, read_record
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, read_tasks, select_names
+from refusal_bench.tasks.schema import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,8 @@ def sound_records(leaderboard: Path) -> tuple[dict[Path, Record], list[str]]:
 
 def _installed() -> dict[str, Task]:
     """The tasks that a record's prompts can be checked against."""
-    return {reading.name: reading.task for reading in read_tasks(select_names("all")) if reading.task is not None}
+    readings = read_tasks(select_names("all", kinds=KINDS))
+    return {reading.name: reading.task for reading in readings if reading.task is not None}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

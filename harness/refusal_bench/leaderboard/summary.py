@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from refusal_bench.leaderboard.derive import mean_transfer, off_diagonal_mean
 from refusal_bench.record import Condition, CrossDomain, Interval, Record, TaskResult
-from refusal_bench.words import mean_transfer, off_diagonal_mean
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Estimate:
     interval: Interval | None = None
     where: str | None = None
     n: int | None = None
+    domains: tuple[str, ...] = ()
+    """The domains with this value, for the worst of them; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Summary:
 
     refusal: Estimate
     """Refusal rate of harmful prompts in the domain that refuses least; higher is better."""
-    least_refused: tuple[str, ...]
-    """The domains with that rate; empty if it is not known."""
     over_refusal: Estimate
-    """Refusal rate of harmless prompts in the domain that refuses most; lower is better."""
+    """Refusal rate of the domains' harmless prompts in the domain that refuses most; lower is better."""
+    safe_prompts: Estimate
+    """Refusal rate of the section `over_refusal`'s safe prompts that look dangerous; lower is better."""
+    unsafe_contrasts: Estimate
+    """Refusal rate of that section's unsafe contrasts; higher is better."""
     dimensions: int | None
     """Dimensions of the directions beyond noise."""
     cosine: float | None
@@ -56,15 +60,12 @@ def summary(record: Record) -> Summary:
     shares, intervals = None, None
     if geometry is not None:
         shares, intervals = geometry.pca.uncentred.explained_variance_ratio, geometry.pca.uncentred.ci95
-    refusal = _worst_rate(results.tasks, lambda task: task.refusal.baseline_harmful, worst_is_high=False)
+    apart = None if results.over_refusal is None else results.over_refusal.refusal
     return Summary(
-        refusal=refusal,
-        least_refused=tuple(
-            name
-            for name, task in results.tasks.items()
-            if refusal.value is not None and task.refusal.baseline_harmful.rate == refusal.value
-        ),
+        refusal=_worst_rate(results.tasks, lambda task: task.refusal.baseline_harmful, worst_is_high=False),
         over_refusal=_worst_rate(results.tasks, lambda task: task.refusal.baseline_harmless, worst_is_high=True),
+        safe_prompts=Estimate(None) if apart is None else _rate(apart.baseline_harmless),
+        unsafe_contrasts=Estimate(None) if apart is None else _rate(apart.baseline_harmful),
         dimensions=None if geometry is None else geometry.n_components,
         cosine=None if geometry is None else off_diagonal_mean(geometry.cosine),
         ceiling=None if geometry is None or geometry.ceiling is None else off_diagonal_mean(geometry.ceiling),
@@ -75,6 +76,10 @@ def summary(record: Record) -> Summary:
         seconds=math.fsum(record.timings.values()),
         no_direction=tuple(name for name, task in results.tasks.items() if task.status != "ok"),
     )
+
+
+def _rate(measured: Condition) -> Estimate:
+    return Estimate(measured.rate, measured.ci95, n=measured.n - measured.n_unscored)
 
 
 def _worst_rate(
@@ -89,7 +94,7 @@ def _worst_rate(
     tied = [name for name, rate in rates.items() if rate == value]
     # Of domains with the same rate, the one with the fewest scored prompts has the widest interval.
     worst = min((found[name] for name in tied), key=lambda measured: measured.n - measured.n_unscored)
-    return Estimate(value, worst.ci95, _together(tied, len(found)), worst.n - worst.n_unscored)
+    return replace(_rate(worst), where=_together(tied, len(found)), domains=tuple(tied))
 
 
 def _together(names: list[str], n: int) -> str:

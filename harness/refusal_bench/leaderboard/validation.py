@@ -44,7 +44,7 @@ def disagreements(record: Record) -> list[str]:
     if results.subspace is not None:
         faults += subspace_faults("results.subspace", results.subspace, results.tasks)
     if results.over_refusal is not None:
-        faults += over_refusal_faults("results.over_refusal", results.over_refusal)
+        faults += over_refusal_faults("results.over_refusal", results.over_refusal, record)
     if results.served is not None:
         faults += _served_faults("results.served.tasks", results.served, results.tasks)
     # What a matrix of another shape would be compared with is not there.
@@ -127,22 +127,33 @@ def _served_faults(where: str, served: Served, tasks: Mapping[str, TaskResult]) 
         yield from _condition_faults(f"{where}.{name}.harmless", task.harmless, len(ids.harmless))
 
 
-def over_refusal_faults(where: str, found: OverRefusal) -> Iterator[str]:
-    """Rates follow from labels, those by type from labels and types."""
+def over_refusal_faults(where: str, found: OverRefusal, record: Record) -> Iterator[str]:
+    """Rates follow from labels, those by type from labels and types; the layer is that of the common site."""
     ids = dict(found.held_out_ids)
     if len({*ids["harmful"], *ids["harmless"]}) < len(ids["harmful"] + ids["harmless"]):
         yield f"{where}.held_out_ids names a prompt twice"
+    if set(found.types) != set(ids):
+        yield f"{where}.types is not by label"
     for label, of in ids.items():
         yield from long(f"{where}.types.{label}", found.types.get(label, ()), len(of))
+    if set(found.by_type) != {kind for types in found.types.values() for kind in types}:
+        yield f"{where}.by_type and {where}.types name different types"
+    yield from in_range(f"{where}.layer", found.layer, 0, record.model.n_layers - 1)
+    if record.results.geometry is not None:
+        yield from same(f"{where}.layer", found.layer, record.results.geometry.site.layer, "results.geometry.site")
+    if len({condition.backend for _, condition in found.refusal} - {None}) > 1:
+        yield f"{where}.refusal contrasts the text of different backends"
+    for kind, shares in found.by_type.items():
+        if set(shares) != set(dict(found.refusal)):
+            yield f"{where}.by_type.{kind} and {where}.refusal name different conditions"
     for name, condition in found.refusal:
         label = name.rpartition("_")[2]
         yield from _condition_faults(f"{where}.refusal.{name}", condition, len(ids[label]))
         for kind, shares in found.by_type.items():
+            if name not in shares:
+                continue
             at, types = f"{where}.by_type.{kind}.{name}", found.types.get(label, ())
             labels = "".join(letter for letter, of in zip(condition.labels, types, strict=False) if of == kind)
-            if name not in shares:
-                yield f"{at} is missing"
-                continue
             yield from same(f"{at}.k", shares[name].k, labels.count("R"))
             yield from same(f"{at}.n", shares[name].n, derive.n_scored(labels))
             yield from same(f"{at}.value", shares[name].value, derive.refusal_rate(labels))

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from refusal_bench import words
 from refusal_bench.files import write_atomic
-from refusal_bench.leaderboard.derive import mean
+from refusal_bench.leaderboard.derive import mean, mean_transfer, off_diagonal_mean
 from refusal_bench.record import Geometry, Record, Spectrum
 from refusal_bench.report.sections import sections
-from refusal_bench.words import number, percent
+from refusal_bench.words import DASH, number, percent
 
 HERE = Path(__file__).parent
 
@@ -71,7 +71,7 @@ def _causal_sentences(record: Record) -> list[str]:
         cross = results.cross_domain
         if cross.verdict:
             said.insert(0, cross.verdict)
-        share = words.mean_transfer(cross.transfer)
+        share = mean_transfer(cross.transfer)
         left = mean(cross.controls.random.ablation.refusal_rate)
         if share is not None:
             said.append(f"By the refusal score, another domain's direction does {percent(share)} of what its own does.")
@@ -98,11 +98,11 @@ def tiles(record: Record) -> list[Tile]:
         )
     if geometry is not None:
         found += [
-            Tile("Mean cosine", number(words.off_diagonal_mean(geometry.cosine)), "between different domains"),
+            Tile("Mean cosine", number(off_diagonal_mean(geometry.cosine)), "between different domains"),
             _spectrum_tile(geometry),
         ]
     if cross is not None:
-        transfer = number(words.mean_transfer(cross.transfer))
+        transfer = number(mean_transfer(cross.transfer))
         left = percent(mean(cross.controls.random.ablation.refusal_rate))
         found += [
             Tile("Transfer", transfer, "of the own drop, by another's direction"),
@@ -124,7 +124,7 @@ def _change(record: Record, name: str, before: str, after: str, what: str) -> Ti
 def _spectrum_tile(geometry: Geometry) -> Tile:
     def said(spectrum: Spectrum) -> tuple[str, str]:
         shares, enough = spectrum.explained_variance_ratio, spectrum.n_for_90
-        return percent(shares[0] if shares else None), f"{words.DASH if enough is None else enough} for 90 %"
+        return percent(shares[0] if shares else None), f"{DASH if enough is None else enough} for 90 %"
 
     (first, enough), (other, other_enough) = said(geometry.pca.uncentred), said(geometry.pca.centred)
     return Tile("First component", first, f"uncentred, {enough}; centred {other}, {other_enough}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refusal_bench.leaderboard.ranking import Group, Place
 from refusal_bench.leaderboard.site.wording import facts
-from refusal_bench.record import Matrix, TaskResult
+from refusal_bench.record import Matrix, Refusal, TaskResult
 
 DIGITS = 6
 
@@ -24,6 +24,7 @@ def compact(group: Group, place: Place) -> dict[str, object]:
         "group": group.conditions.key,
         "layers": record.model.n_layers,
         "facts": facts(group, place),
+        "overRefusal": None if results.over_refusal is None else _rates(results.over_refusal.refusal),
         "tasks": {name: _task(task) for name, task in sorted(results.tasks.items())},
         "matrices": matrices,
     }
@@ -31,15 +32,19 @@ def compact(group: Group, place: Place) -> dict[str, object]:
 
 def _task(task: TaskResult) -> dict[str, object]:
     return {
-        "rates": {
-            name: [_rounded(value) for value in (condition.rate, *(condition.ci95 or (None, None)))]
-            for name, condition in task.refusal
-        },
+        "rates": _rates(task.refusal),
         "chosen": task.direction.layer,
         "curve": [
             [row.layer, *(_rounded(value) for value in (row.induce, row.bypass, row.separation))]
             for row in task.layers or []
         ],
+    }
+
+
+def _rates(refusal: Refusal) -> dict[str, list[float | None]]:
+    return {
+        name: [_rounded(value) for value in (condition.rate, *(condition.ci95 or (None, None)))]
+        for name, condition in refusal
     }
 
 

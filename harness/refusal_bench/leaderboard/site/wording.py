@@ -12,11 +12,14 @@ from refusal_bench.record import Model, Record
 
 def facts(group: Group, place: Place) -> dict[str, str]:
     """The leaderboard's columns in words, for a column of the comparison and the head of a run's page."""
-    line, model = place.summary, place.record.model
+    line, model, apart = place.summary, place.record.model, place.record.results.over_refusal
     return {
         "rank": rank(group, place),
         "refusal, worst domain": rate(line.refusal),
         "over-refusal, worst domain": rate(line.over_refusal),
+        "refusal of safe prompts that look dangerous": rate(line.safe_prompts),
+        "refusal of unsafe contrasts": rate(line.unsafe_contrasts),
+        "task over_refusal": words.DASH if apart is None else f"{apart.version} ({apart.sha256[:8]})",
         "dimensions beyond noise": words.DASH if line.dimensions is None else str(line.dimensions),
         "mean cosine (ceiling)": f"{words.number(line.cosine)} ({words.number(line.ceiling)})",
         "shared share": words.percent_interval(line.shared.value, line.shared.interval),
@@ -64,10 +67,11 @@ def rank(group: Group, place: Place) -> str:
 
 
 def rate(estimate: Estimate) -> str:
-    """A worst domain's rate with interval, domain and n."""
+    """A rate with interval, n and, for a worst domain's, the domain."""
     if estimate.value is None:
         return f"{words.DASH} {estimate.where} could not be scored" if estimate.where else words.DASH
-    return f"{words.percent_interval(estimate.value, estimate.interval)}, {estimate.where}, n = {estimate.n}"
+    where = f", {estimate.where}" if estimate.where else ""
+    return f"{words.percent_interval(estimate.value, estimate.interval)}{where}, n = {estimate.n}"
 
 
 def located(estimate: Estimate, digits: int, unit: str = "") -> str:

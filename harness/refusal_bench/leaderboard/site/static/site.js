@@ -168,6 +168,7 @@ function comparison(runs, choices) {
       element("p", { class: "soft" }, "Rate on held-out prompts, 95 % interval; ablated and added: own direction."),
       ratesTable(runs),
     ),
+    ...overRefusal(runs),
     ...matrices(runs),
     curves(runs, choices.measures),
   ];
@@ -236,6 +237,23 @@ function ratesTable(runs) {
     ]),
   );
   return table("compare", heads(runs), rows);
+}
+
+function overRefusal(runs) {
+  if (!runs.some((run) => run.overRefusal)) return [];
+  const conditions = {
+    baseline_harmless: ["safe", ""],
+    ablated_harmless: ["safe", "ablated"],
+    added_harmless: ["safe", "added"],
+    baseline_harmful: ["unsafe contrasts", ""],
+    ablated_harmful: ["unsafe contrasts", "ablated"],
+  };
+  const rows = Object.entries(conditions).map(([key, [prompts, words]]) => [
+    element("span", {}, prompts, element("span", { class: "ci" }, words && `, ${words}`)),
+    ...runs.map((run) => rateCell(run.overRefusal?.[key])),
+  ]);
+  const words = "Safe prompts that only look dangerous, and unsafe contrasts; ablated and added: the domains' shared direction.";
+  return [section("Over-refusal", element("p", { class: "soft" }, words), table("compare", heads(runs), rows))];
 }
 
 function rateCell(rate) {
