@@ -47,14 +47,14 @@ def _checksum_faults(record: Record) -> Iterator[str]:
 
 
 def _status_faults(record: Record) -> Iterator[str]:
-    # A task may forbid text where its harmful prompts are ablated; then there is nothing to score.
+    # A task may forbid text under intervention; then there is nothing to score.
     apart = record.results.over_refusal
     labels = "".join(condition.labels for _, condition in apart.refusal) if apart is not None else ""
     labels += "".join(
         condition.labels
         for task in record.results.tasks.values()
         for name, condition in task.refusal
-        if name != "ablated_harmful" or set(condition.labels) != {"?"}
+        if name.startswith("baseline") or set(condition.labels) != {"?"}
     )
     unscored = len(labels) - derive.n_scored(labels)
     if record.status == "complete" and unscored > MAX_UNSCORED_SHARE * len(labels):
