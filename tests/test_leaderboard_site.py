@@ -14,7 +14,7 @@ from record_factory import DOMAINS, by_type, condition, make_record, make_record
 from refusal_bench.errors import InputError, RefusalBenchError
 from refusal_bench.files import write_atomic
 from refusal_bench.leaderboard.rows import COLUMNS, DTYPES, rows_of
-from refusal_bench.leaderboard.site import build, build_site
+from refusal_bench.leaderboard.site import build_site
 from refusal_bench.leaderboard.site.curves import ticks
 from refusal_bench.leaderboard.site.pages import as_json
 from refusal_bench.leaderboard.site.serve import site_server
@@ -252,15 +252,6 @@ def test_records_with_gaps_are_shown(record: Record, tmp_path: Path) -> None:
     build_site(store(tmp_path / "lb", record), tmp_path / "site")
     (page,) = (tmp_path / "site").rglob("runs/*/*.html")
     assert record.model.id in page.read_text()
-
-
-def test_without_pyarrow_it_says_so_and_links_no_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
-    said = build_site(store(tmp_path / "lb", make_record()), tmp_path / "site")
-    assert said is not None
-    assert "refusal-bench[parquet]" in said
-    assert not (tmp_path / "site" / "leaderboard.parquet").exists()
-    assert "parquet" not in (tmp_path / "site" / "index.html").read_text()
 
 
 def test_csv_and_parquet_hold_the_same_rows(site: Path) -> None:

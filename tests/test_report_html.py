@@ -275,7 +275,7 @@ def test_zero_has_no_sign() -> None:
 
 def test_a_record_of_before_these_fields_is_still_shown() -> None:
     page = Page(render(make_record_of_0_1()))
-    assert set(page.drawn) == DRAWN - {"comparisons", "dendrogram"}
+    assert set(page.drawn) == DRAWN - {"comparisons", "dendrogram", "over-refusal"}
     assert "None" not in page.text
 
 

@@ -33,8 +33,8 @@ def measure_column(
     base = backend.logits(harmless, lambda logits, _: logits)[0]
 
     def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
-        options = {"generate": domain.generate or what is None, "on_progress": on_progress} | options
-        return evaluator.evaluate(f"{name}.{row}", prompts, what, **options)
+        generate = options.pop("generate", domain.generate or what is None)
+        return evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
 
     baseline_harmful = observe("baseline_harmful", harmful, None)[0]
     baseline_harmless = observe("baseline_harmless", harmless, None)[0]

@@ -80,8 +80,7 @@ def build(
     from refusal_bench.leaderboard.site import build_site
 
     folder = out or _existing(leaderboard) / "site"
-    if left_out := build_site(_existing(leaderboard), folder):
-        typer.echo(left_out, err=True)
+    build_site(_existing(leaderboard), folder)
     typer.echo(folder / "index.html")
 
 
@@ -100,8 +99,7 @@ def serve(
 
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "site"
-        if left_out := build_site(_existing(leaderboard), folder):
-            typer.echo(left_out, err=True)
+        build_site(_existing(leaderboard), folder)
         with site_server(folder, port) as server:
             typer.echo(f"http://127.0.0.1:{server.server_port}/")
             try:

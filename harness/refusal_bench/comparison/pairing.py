@@ -33,7 +33,7 @@ APART = {"safe_prompts": "baseline_harmless", "unsafe_contrasts": "baseline_harm
 """Name in a check: condition of the section `over_refusal`."""
 
 N_BOOTSTRAP = 2000
-LOST, WON, SAME = -1, 1, 0
+LOST, WON = -1, 1
 
 
 @dataclass(frozen=True)

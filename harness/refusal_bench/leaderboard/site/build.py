@@ -13,7 +13,6 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 from refusal_bench.errors import InputError, RefusalBenchError
@@ -26,11 +25,10 @@ from refusal_bench.record import Record
 STATIC = Path(__file__).parent / "static"
 MARKER = ".refusal-bench-site"
 """Marks a folder that a build may replace."""
-NO_PARQUET = "leaderboard.parquet was left out: it needs pyarrow (pip install 'refusal-bench[parquet]')."
 
 
-def build_site(leaderboard: Path, out: Path) -> str | None:
-    """Build the site of a leaderboard in `out`, replacing an earlier build, and return what was left out, if anything.
+def build_site(leaderboard: Path, out: Path) -> None:
+    """Build the site of a leaderboard in `out`, replacing an earlier build.
 
     Raises RefusalBenchError if a record does not hold up, InputError if `out` holds something else; then nothing is
     written.
@@ -44,9 +42,7 @@ def build_site(leaderboard: Path, out: Path) -> str | None:
     records = {path.relative_to(root).with_suffix("").as_posix(): record for path, record in by_file.items()}
     files: dict[str, str | bytes] = {f"records/{path}.json": record.to_json() for path, record in records.items()}
     files |= tables(by_file)
-    parquet = find_spec("pyarrow") is not None
-    if parquet:
-        files["leaderboard.parquet"] = _parquet(by_file.values())
+    files["leaderboard.parquet"] = _parquet(by_file.values())
     files |= {file.name: file.read_text(encoding="utf-8") for file in sorted(STATIC.iterdir())}
     ranked = groups(records)
     pages = Pages(ranked, downloads=[name for name in files if name.startswith("leaderboard.")])
@@ -56,9 +52,6 @@ def build_site(leaderboard: Path, out: Path) -> str | None:
             files[f"runs/{place.path}.html"] = pages.run(group, place)
             files[f"data/{place.path}.js"] = _script(place.path, compact(group, place))
     _replace(out, files)
-    return (
-        None if parquet else "leaderboard.parquet was left out: it needs pyarrow (pip install 'refusal-bench[parquet]')"
-    )
 
 
 def check_replaceable(out: Path) -> None:
