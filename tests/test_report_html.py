@@ -25,7 +25,7 @@ from refusal_bench.words import number
 
 DRAWN = {
     *("refusal", "selection", "cosine", "comparisons", "angles", "map", "cosine-own", "pca-uncentred", "pca-centred"),
-    *("dendrogram", "ablation", "addition", "transfer", "subspace", "layers"),
+    *("dendrogram", "ablation", "addition", "transfer", "subspace", "layers", "over-refusal"),
 }
 TABLES = {"directions", "noise"}
 HOSTILE = "<script>alert(1)</script><a href='https://evil.example'>x</a>\" onload='"
