@@ -371,11 +371,11 @@ def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections)
     assert [row["scores"][0] for row in found["ablated"].values()] == list(range(len(found["ablated"])))
 
 
-def test_a_task_that_forbids_it_generates_no_text_on_harmful_prompts_under_intervention():
+def test_a_task_that_forbids_it_generates_no_text_under_intervention():
     evaluator = FakeEvaluator()
     measure_column(evaluator, "privacy", fake_domain(3, generate=False), planned(), lambda rows: None)
     generated = {stage.split(".")[1] for stage, _, _, generate, _ in evaluator.seen if generate}
-    assert generated == {"baseline_harmful", "baseline_harmless", "ablated_harmless", "added_harmless"}
+    assert generated == {"baseline_harmful", "baseline_harmless"}
     based = {stage.split(".")[1] for stage, *_, base in evaluator.seen if base}
     # KL is of harmless prompts.
     assert based == {
