@@ -270,3 +270,10 @@ def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
     assert {row["run_id"] for row in read_csv(tmp_path)} == expected
     assert {row["run_id"] for row in read_jsonl(tmp_path)} == expected
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_records_of_this_repository_are_sound_and_its_tables_theirs():
+    leaderboard = Path(__file__).parent.parent / "leaderboards"
+    records, faults = store.sound_records(leaderboard)
+    assert records
+    assert faults + table_faults(leaderboard, records) == []
