@@ -40,9 +40,9 @@ OWN_DROP = 8.0
 def test_build_is_fast_deterministic_and_leaves_the_random_state_alone():
     planted("study")  # transformers' lazy imports are not the model's
     state = torch.random.get_rng_state()
-    start = time.perf_counter()
+    start = time.process_time()
     model, _ = build_planted(WORLDS["study"], dict(reversed(PROMPTS.items())))
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5
     assert torch.equal(torch.random.get_rng_state(), state)
     first = planted("study")[0].state_dict()
     assert model.state_dict().keys() == first.keys()

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from refusal_bench.errors import InputError
-from refusal_bench.record import read_record
 
 app = typer.Typer(help="Stored records and the tables derived from them.", no_args_is_help=True)
 
@@ -48,6 +47,7 @@ def add(
 ) -> None:
     """Check a record, store it and rebuild the tables."""
     from refusal_bench.leaderboard.store import add_record
+    from refusal_bench.record import read_record
 
     if leaderboard == Path("none"):  # what `run` takes for "no leaderboard", perhaps from the same variable
         raise InputError("--leaderboard none: there is nowhere to add the record; give the leaderboard's folder.")

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from refusal_bench.record import read_record
-
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, which holds record.json.")],
@@ -18,6 +16,7 @@ def report(
     ] = None,
 ) -> None:
     """Render a run's record as one self-contained HTML file."""
+    from refusal_bench.record import read_record
     from refusal_bench.report import write_report
 
     path = out or run_dir / "report.html"
