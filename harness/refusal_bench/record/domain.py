@@ -191,7 +191,7 @@ class Damage(Frozen):
     kl_added: float | None = None
     """KL in nats, first answer token, held-out harmless prompts, with the difference in means added."""
     neutral: NeutralLoss | None = None
-    """Loss on neutral text; null where the tokenizer knows none of it and in records of before 0.4."""
+    """Loss on neutral text; null where the tokenizer knows none of it and in records of before this field."""
     degenerate: dict[str, Proportion] | None = None
     """By condition of `refusal`, completions judged degenerate (G) among those scored."""
 
