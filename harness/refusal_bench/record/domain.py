@@ -107,7 +107,7 @@ class Condition(Frozen):
     rate_corrected_ci95: Interval | None = None
     """Interval of the corrected rate, the uncertainty of the judge's error included (Lang and Reiczigel 2014)."""
     backend: Literal["hf", "vllm", "openai"] | None = None
-    """What wrote the judged text; null where no text was written and in records of before 0.3. Scores are from hf."""
+    """What wrote the judged text; null where no text was written and in older records. Scores are from hf."""
 
 
 class HeldOutIds(Frozen):
@@ -191,7 +191,7 @@ class Damage(Frozen):
     kl_added: float | None = None
     """KL in nats, first answer token, held-out harmless prompts, with the difference in means added."""
     neutral: NeutralLoss | None = None
-    """Loss on neutral text; null where the tokenizer knows none of it and in records of before this field."""
+    """Loss on neutral text; null where the tokenizer knows none of it and in older records."""
     degenerate: dict[str, Proportion] | None = None
     """By condition of `refusal`, completions judged degenerate (G) among those scored."""
 

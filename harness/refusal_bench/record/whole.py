@@ -38,7 +38,7 @@ class Results(Frozen):
     site_effect: SiteEffect | None = None
     """What comparing directions of different layers does to the cosines; null where geometry is."""
     over_refusal: OverRefusal | None = None
-    """Null if the section was left out and in records of before this field."""
+    """Null if the section was left out."""
     parity: Parity | None = None
     """For `--baseline-backend vllm`."""
     served: Served | None = None
