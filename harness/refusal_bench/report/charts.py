@@ -10,6 +10,7 @@ from markupsafe import Markup
 from refusal_bench.record import Interval
 from refusal_bench.report.figure import MANY
 from refusal_bench.report.svg import (
+    BOLD,
     LEFT,
     RIGHT,
     WIDTH,
@@ -101,7 +102,7 @@ def heat(alt: str, rows: Sequence[str], columns: Sequence[str], cells: list[list
         drawn.append(text(x, y, shorten(name, 120), **({"text_anchor": "middle"} | turned)))
     for i, row in enumerate(cells):
         y = top + i * high
-        drawn.append(text(left - 10, y + high / 2 + 4, shorten(rows[i], left), text_anchor="end"))
+        drawn.append(text(left - 10, y + high / 2 + 4, shorten(rows[i], left - 10), text_anchor="end"))
         for j, cell in enumerate(row):
             lines = cell.lines if shows_intervals else cell.lines[:1]
             drawn.append(mark(cell.tip, *_heat_cell(cell, lines, left + j * each, y, each, high, most)))
@@ -131,7 +132,7 @@ def forest(
     alt: str, rows: list[tuple[str, list[Dot]]], keys: list[tuple[str, str]], axis_title: str, span: tuple[float, float]
 ) -> Markup:
     """Dots with intervals, one group a row, all on one axis."""
-    left = min(220.0, 1.1 * max(wide_as(name) for name, _ in rows) + 16)
+    left = min(220.0, BOLD * max(wide_as(name) for name, _ in rows) + 16)
     shares = "%" in axis_title
     drawn, top = legend(keys, 10)
     each = max(22, 13 * max(len(dots) for _, dots in rows) + 8)
@@ -146,7 +147,7 @@ def forest(
         middle = top + each * (i + 0.5)
         if i % 2:
             parts.append(tag("rect", x=0, y=middle - each / 2, width=WIDTH, height=each, class_="stripe"))
-        parts.append(text(left - 12, middle + 4, shorten(name, left), text_anchor="end", class_="strong"))
+        parts.append(text(left - 12, middle + 4, shorten(name, (left - 12) / BOLD), text_anchor="end", class_="strong"))
         for j, one in enumerate(dots):
             y = middle + (0 if one.style.endswith("tick") else 13 * (j - (len(dots) - 1) / 2))
             parts.append(_forest_dot(one, across, y, each))

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from refusal_bench.record import Candidate, Direction, Merge
 from refusal_bench.report.svg import (
+    BOLD,
     LEFT,
     RIGHT,
     WIDTH,
@@ -112,7 +113,7 @@ def _overlaps(box: tuple[float, float, float, float], others: Sequence[tuple[flo
 def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Sequence[str]) -> Markup:
     """A dendrogram: groups join at their mean cosine; numbers are bootstrap support."""
     order = _leaves(domains, merges)
-    left = min(160.0, 1.1 * max(map(wide_as, shown)) + 16)
+    left = min(160.0, BOLD * max(map(wide_as, shown)) + 16)
     low = min(merge.cosine for merge in merges)
     across = Axis(min(low - 0.06 * (1 - low), 0.98), 1.0, WIDTH - 40, left)
     each, bottom = 34.0, 20 + 34.0 * len(domains)
@@ -124,7 +125,7 @@ def tree(alt: str, domains: Sequence[str], merges: Sequence[Merge], shown: Seque
         y = 24 + each * place
         at[frozenset([name])] = (left, y)
         label = shown[domains.index(name)]
-        drawn.append(text(left - 10, y + 4, shorten(label, left), text_anchor="end", class_="strong"))
+        drawn.append(text(left - 10, y + 4, shorten(label, (left - 10) / BOLD), text_anchor="end", class_="strong"))
     for merge in merges:
         whole = frozenset(merge.domains)
         parts = sorted((at.pop(group) for group in list(at) if group <= whole), key=lambda p: p[1])

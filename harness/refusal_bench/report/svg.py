@@ -17,6 +17,8 @@ LEFT, RIGHT = 52, 14
 """Room beside a drawing's axes, user units."""
 CHARACTER = 7.2
 """Mean width of a character of a label, user units."""
+BOLD = 1.1
+"""Width of a bold label in that of a plain one."""
 COLOURS = 8
 
 
