@@ -243,6 +243,14 @@ def test_noise_alone_does_not_tell_one_direction_apart(cheap, width):
     assert np.mean(apart) > (0.75 if width == 8 else 0.95)
 
 
+def test_one_pair_that_is_not_told_apart_is_named_once():
+    found, _ = describe(planted(at_cosine(1.0, 64), 24, (0.9, 0.9), np.random.default_rng(0)))
+    said, named, _ = found.verdict.split(". ", 2)
+    assert said == "No sign of more than one direction: the pair tested does not differ beyond noise"
+    assert named.startswith("Closest: d0 and d1: not told apart")
+    assert "Farthest" not in found.verdict
+
+
 def test_a_cosine_too_noisy_to_correct_is_null_with_the_reason():
     rng = np.random.default_rng(0)
     found, warnings = describe(planted(at_cosine(0.5, 40), 24, [0.95, 0.2], rng))

@@ -65,11 +65,14 @@ class Comparisons:
         if apart:
             first = f"{SEVERAL}: {len(apart)} of {len(pairs)} pairs of domains differ by more than noise"
         else:
-            first = f"No sign of more than one direction: none of {len(tested)} pairs of domains differs beyond noise"
+            none = "the pair tested does not differ" if len(tested) == 1 else f"none of {len(tested)} pairs differs"
+            first = f"No sign of more than one direction: {none} beyond noise"
         if len(tested) < len(pairs):
             first += f", {len(pairs) - len(tested)} could not be tested"
         closest, farthest = (choose(tested, key=lambda p: self.corrected.cosine[p]) for choose in (max, min))
-        parts = [first, f"Closest: {self.say(*closest)}", f"Farthest: {self.say(*farthest)}"]
+        parts = [first, f"Closest: {self.say(*closest)}"]
+        if farthest != closest:
+            parts.append(f"Farthest: {self.say(*farthest)}")
         if dimensions is not None:
             parts.append(f"Dimensions needed beyond noise: {dimensions}")
         parts += [text[0].upper() + text[1:] for text in control.flags.values()]
