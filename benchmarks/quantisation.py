@@ -26,6 +26,7 @@ from refusal_bench.comparison.geometry import geometry_measurements
 from refusal_bench.comparison.sources import find
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
+from refusal_bench.metrics.statistics import jackknife_error
 from refusal_bench.models.loading import load_model
 from refusal_bench.observation import Residuals, read_residuals
 from refusal_bench.pipeline import planted_prompts
@@ -64,8 +65,8 @@ def paired_cosine(one: Float[ndarray, "pair d_model"], other: Float[ndarray, "pa
     n = len(one)
     a, b = (np.vstack([rows.sum(axis=0), rows.sum(axis=0) - rows]) for rows in (one, other))
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    pseudo = n * cosines[0] - (n - 1) * cosines[1:]
-    corrected, half = pseudo.mean(), t.ppf(0.975, n - 1) * pseudo.std(ddof=1) / np.sqrt(n)
+    corrected = n * cosines[0] - (n - 1) * cosines[1:].mean()
+    half = t.ppf(0.975, n - 1) * jackknife_error(cosines[1:])
     low, high = np.minimum([corrected - half, corrected + half], 1)
     return Cosine(float(cosines[0]), float(min(corrected, 1)), (float(low), float(high)), n)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.metrics.statistics import Z95
+from refusal_bench.metrics.statistics import Z95, jackknife_error
 from refusal_bench.record import TopicControl
 
 MIN_AGREEMENT = 0.5
@@ -86,11 +86,11 @@ def topic_agreement(
     scale = np.sqrt(np.maximum(plus, 0) * np.maximum(minus, 0.01 * np.maximum(plus, 0)))
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.where(scale > 0, both / scale, 0.0)
-    half = Z95 * _jackknife_error(values[1:])
+    half = Z95 * jackknife_error(values[1:])
     return TopicAgreement(
         value=float(np.clip(values[0], -1, 1)),
         ci95=(float(np.clip(values[0] - half, -1, 1)), float(np.clip(values[0] + half, -1, 1))),
-        has_topics=bool(plus[0] > Z95 * _jackknife_error(plus[1:])),
+        has_topics=bool(plus[0] > Z95 * jackknife_error(plus[1:])),
     )
 
 
@@ -103,9 +103,3 @@ def shared_prompts(harmless: Sequence[Float[ndarray, "pair d_model"]]) -> bool:
             return True
         seen |= mine
     return False
-
-
-def _jackknife_error(values: Float[ndarray, " n"]) -> float:
-    """Standard error from leave-one-out values."""
-    n = len(values)
-    return float(np.sqrt((n - 1) / n * np.square(values - values.mean()).sum()))

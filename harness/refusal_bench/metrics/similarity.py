@@ -13,6 +13,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from refusal_bench.metrics.statistics import jackknife_error
+
 MAX_BLOCKS = 40
 """Blocks that the jackknife leaves out in turn, at most."""
 
@@ -44,8 +46,7 @@ def cka_interval(
     n = len(values)
     if whole is None or n < len(blocks) or n < 3:
         return None
-    error = float(np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum()))
-    half = float(stats.t.ppf(0.975, n - 1)) * error
+    half = float(stats.t.ppf(0.975, n - 1)) * jackknife_error(values)
     return max(-1.0, whole - half), min(1.0, whole + half)
 
 

@@ -36,6 +36,12 @@ def bootstrap_mean(values: Float[ndarray, " n"], n_bootstrap: int, seed: int) ->
     return float(low), float(high)
 
 
+def jackknife_error(values: Float[ndarray, " n"]) -> float:
+    """Standard error from leave-one-out values (Tukey 1958)."""
+    n = len(values)
+    return float(np.sqrt((n - 1) / n * np.square(values - values.mean()).sum()))
+
+
 def resampling_counts(n: int, replicates: int, rng: np.random.Generator) -> Float[ndarray, "replicate n"]:
     """How often each of n units is drawn in each bootstrap replicate."""
     return rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
