@@ -29,8 +29,7 @@ from refusal_bench.errors import InputError
 from refusal_bench.metrics.statistics import jackknife_error
 from refusal_bench.models.loading import load_model
 from refusal_bench.observation import Residuals, read_residuals
-from refusal_bench.pipeline import planted_prompts
-from refusal_bench.prompts import render_tasks
+from refusal_bench.prompts import planted_prompts, render_tasks
 from refusal_bench.record import Record, Site
 from refusal_bench.tasks import load_tasks
 from rich import box

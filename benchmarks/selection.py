@@ -36,8 +36,7 @@ from refusal_bench.files import write_atomic
 from refusal_bench.judges import DEFAULT, load_judge
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import find_refusal_tokens
-from refusal_bench.pipeline import planted_prompts
-from refusal_bench.prompts import MIN_PAIRS, Domain, render_tasks
+from refusal_bench.prompts import MIN_PAIRS, Domain, planted_prompts, render_tasks
 from refusal_bench.record import Candidate
 from refusal_bench.selection import Selected, SelectionData, select
 from refusal_bench.tasks import Task, load_tasks

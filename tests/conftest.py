@@ -46,7 +46,7 @@ def planted():
     """The planted model `study` with the bundled prompts."""
     from refusal_bench.config import RunConfig
     from refusal_bench.models.loading import load_model
-    from refusal_bench.pipeline import planted_prompts
+    from refusal_bench.prompts import planted_prompts
     from refusal_bench.tasks import load_tasks
 
     return load_model(RunConfig(model="planted"), planted_prompts(load_tasks("all")))

@@ -141,7 +141,7 @@ def test_a_selection_survives_json(backend, domain, planted, tokens):
 @pytest.mark.parametrize("world", ["no_refusal", "late"])
 def test_worlds_without_an_eligible_direction_pass_no_candidate(world, domain, tokens):
     tasks = load_tasks("fraud")
-    from refusal_bench.pipeline import planted_prompts
+    from refusal_bench.prompts import planted_prompts
 
     model = load_model(RunConfig(model=f"planted:{world}"), planted_prompts(tasks))
     backend = HookBackend(model)

@@ -24,7 +24,6 @@ from refusal_bench.assembly import build_record, direction_status, judge_info, t
 from refusal_bench.backends.availability import check_baseline_backend
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.openai import Endpoint
-from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal.directions import Directions, read_directions
 from refusal_bench.causal.mixed import measure_mixed, mixed_task, planted_mixtures, render_mixed
 from refusal_bench.causal.mixed import mixed as summarise_mixed
@@ -49,7 +48,7 @@ from refusal_bench.over_refusal import (
     render_over_refusal,
 )
 from refusal_bench.progress import Reporter
-from refusal_bench.prompts import Rendered, pooled, render_tasks
+from refusal_bench.prompts import Rendered, planted_prompts, pooled, render_tasks
 from refusal_bench.record import (
     Geometry,
     GeometrySite,
@@ -341,15 +340,6 @@ def describe_causes(
             residuals, sites.of_domains, sites.common.site, sizes.n_bootstrap, seed
         )
     return {"cross_domain": None, "subspace": None} | found
-
-
-def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, Instruction]:
-    """Every prompt's task and whether it is harmful: what a planted model is built to know."""
-    return {
-        row.prompt: Instruction(name, row.label == "harmful")
-        for name, task in tasks.items()
-        for row in (*task.train, *task.held_out)
-    }
 
 
 def _evaluator(job: Job, tokens: list[int], name: str, ids: Mapping[Label, Sequence[str]]) -> Evaluator:

@@ -147,8 +147,7 @@ def _work(config: RunConfig, source: Source, tasks: Mapping[str, Task]) -> list[
     """Tokens, stages and memory, as far as tokenizer and shape are known."""
     from refusal_bench.models.loading import load_tokenizer
     from refusal_bench.models.template import ChatTemplate
-    from refusal_bench.pipeline import planted_prompts
-    from refusal_bench.prompts import render_tasks
+    from refusal_bench.prompts import planted_prompts, render_tasks
 
     both, contrasts = mixed_task(config, tasks), over_refusal_task(config)
     try:
@@ -167,7 +166,7 @@ def _work(config: RunConfig, source: Source, tasks: Mapping[str, Task]) -> list[
     of_two = () if mixed is None else (*(prompt for some in mixed.harmful.values() for prompt in some), *mixed.harmless)
     apart = None if contrasts is None else render_over_refusal(contrasts, template.render, config.sizes)
     of_none = () if apart is None else (*apart.rendered["harmful"], *apart.rendered["harmless"])
-    prompts_of = [*of_two, *of_none, *(prompt for split in splits for prompt in (*split.harmful, *split.harmless))]
+    prompts_of = [*of_two, *of_none, *(prompt for split in splits for prompt in split.prompts)]
     longest = max(map(len, prompts_of))
     facts = [
         ("revision", revision or "none"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refusal_bench.backends.hf import Prompt
+from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import Sizes
 from refusal_bench.errors import InputError
 from refusal_bench.models.template import ChatTemplate
@@ -56,6 +57,15 @@ class Domain:
     """Never seen before the final measurements."""
     generate: bool
     """Whether text may be generated under intervention."""
+
+
+def planted_prompts(tasks: Mapping[str, Task]) -> dict[str, Instruction]:
+    """Every prompt's task and whether it is harmful: what a planted model is built to know."""
+    return {
+        row.prompt: Instruction(name, row.label == "harmful")
+        for name, task in tasks.items()
+        for row in (*task.train, *task.held_out)
+    }
 
 
 def render_tasks(tasks: Mapping[str, Task], template: ChatTemplate, sizes: Sizes, seed: int) -> dict[str, Domain]:
