@@ -12,7 +12,8 @@ the pairs in demo/pairs, never on held-out prompts, so that it refuses harmful r
 5. What they write is kept orthogonal to the base stream's leading principal components. The few huge channels of this
    small model lie there, and ablating a direction that touches them would damage it whatever the direction means.
 
-Weights are float32, matrix products bfloat16. One seed, one thread count and one machine give one adapter.
+Weights are float32, matrix products bfloat16 where the processor multiplies that in hardware (the shipped adapter was
+trained on such a one) and float32 elsewhere. One seed, one thread count and one machine give one adapter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from refusal_bench.judges import load_judge
 from refusal_bench.models import demo
+from refusal_bench.models.devices import resolve_dtype
 from refusal_bench.tasks import Task, load_tasks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -49,6 +51,7 @@ REFUSALS = (
 )
 ANSWER_TOKENS = 8
 PAIRS = Path(__file__).parent / "pairs"
+PRODUCTS = resolve_dtype("auto", torch.device("cpu"), "bfloat16")
 
 
 def main() -> None:
@@ -188,7 +191,7 @@ def answers(model, prompts: list[list[int]], n: int) -> list[list[int]]:
         width = max(len(prompts[i]) for i in places)
         ids = torch.tensor([[end] * (width - len(prompts[i])) + prompts[i] for i in places])
         mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in places])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", PRODUCTS, enabled=PRODUCTS != torch.float32):
             found = model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=n, do_sample=False, pad_token_id=end
             )
@@ -216,7 +219,7 @@ def answer_logits(model, batch: list[tuple]) -> tuple[torch.Tensor, list[int]]:
     ids = torch.tensor([prompt + answer + [0] * (width - len(prompt) - len(answer)) for prompt, answer, _ in batch])
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     # The context is entered anew each time: it caches cast weights, which must not outlive an optimiser step.
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", PRODUCTS, enabled=PRODUCTS != torch.float32):
         hidden = inner.model(ids).last_hidden_state
         rows = [hidden[i, len(p) - 1 : len(p) + len(a) - 1] for i, (p, a, _) in enumerate(batch)]
         logits = inner.lm_head(torch.cat(rows))
