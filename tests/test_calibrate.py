@@ -127,12 +127,12 @@ def test_an_unknown_world_is_bad_input():
     assert run("--seeds", "0").exit_code == 2
 
 
-def raw(found, confidence=0.95):
+def raw(found, d_model, confidence=0.95):
     """An instrument that does not correct for noise: squared norms of estimates, not of directions."""
     index = np.arange(len(found.n))
     products = found.products.copy()
     products[..., index, index] += found.trace / found.n
-    return disattenuated(replace(found, products=products), confidence)
+    return disattenuated(replace(found, products=products), d_model, confidence)
 
 
 def no_flags(harmful, harmless):
@@ -141,7 +141,7 @@ def no_flags(harmful, harmless):
 
 SABOTAGE = [
     ("intervals", coverage, "disattenuated", raw),
-    ("intervals", coverage, "disattenuated", lambda found: disattenuated(found, 0.6)),
+    ("intervals", coverage, "disattenuated", lambda found, d_model: disattenuated(found, d_model, 0.6)),
     ("topic_confound", geometry_module, "topic_control", no_flags),
     ("shared_negatives", contrast, "shared_prompts", lambda harmless: False),
     ("study", geometry_module, "p_same", lambda found, n_draws, rng: np.ones_like(found.products)),

@@ -7,10 +7,13 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from refusal_bench.calibration.activation_worlds import two_directions
-from refusal_bench.calibration.coverage import coverage
+from refusal_bench.calibration.coverage import BIAS, COVERAGE, coverage
 from refusal_bench.metrics.cosines import cosines, spectrum
-from refusal_bench.metrics.moments import moments
+from refusal_bench.metrics.moments import Moments, moments
 from refusal_bench.metrics.noise import (
+    _beyond_chance,
+    _Noise,
+    _quantile,
     component_p_values,
     disattenuated,
     draw_same,
@@ -19,6 +22,7 @@ from refusal_bench.metrics.noise import (
     p_same,
 )
 from refusal_bench.metrics.statistics import Z95
+from scipy import stats
 
 OWNER_20 = np.repeat([0, 1], 20)
 
@@ -81,13 +85,18 @@ def test_moments_are_unbiased(n, kind, skewed):
         assert (error < 0.1 * np.abs(truth).max()).all(), f"{name} is too noisy to tell"
 
 
-@pytest.mark.parametrize(("width", "kind"), [(24, "isotropic"), (400, "isotropic"), (24, "power law")])
-def test_the_third_moment_of_the_noise_is_nearly_unbiased(width, kind):
+@pytest.mark.parametrize(("width", "kind"), [(24, "isotropic"), (200, "isotropic"), (24, "power law")])
+@pytest.mark.parametrize("n", [(7, 10), (30, 20)])
+def test_third_moments_of_normal_noise_are_unbiased(n, width, kind):
     rng = np.random.default_rng(0)
-    (scale,) = scales_of(kind, 1, width, rng)
-    differences, owner = samples(np.ones((1, width)), [scale], [30], 400, rng)
-    found = moments(grams(differences), owner).trace_cubes[:, 0]
-    assert found.mean() == pytest.approx(np.trace(np.linalg.matrix_power(scale.T @ scale, 3)), rel=0.2)
+    scales = scales_of(kind, 2, width, rng)
+    differences, owner = samples(np.ones((2, width)), scales, n, 2000, rng)
+    found = moments(grams(differences), owner).trace_cubes
+    covariances = [scale.T @ scale for scale in scales]
+    truth = np.array([[np.trace(a @ a @ b) for b in covariances] for a in covariances])
+    error = found.std(0) / np.sqrt(len(found))
+    assert (np.abs(found.mean(0) - truth) < 4 * error).all()
+    assert (error < 0.1 * truth).all(), "too noisy to tell"
 
 
 def test_moments_know_no_basis_and_no_order_and_batches_are_single_samples():
@@ -126,7 +135,7 @@ def test_without_noise_the_cosines_are_the_plain_ones():
     rng = np.random.default_rng(0)
     means = rng.standard_normal((4, 12)) * [[1], [10], [0.1], [3]]
     differences, owner = samples(means, [1e-7 * np.eye(12)] * 4, (4, 5, 9, 6), 1, rng)
-    found = disattenuated(moments(grams(differences)[0], owner))
+    found = disattenuated(moments(grams(differences)[0], owner), 12)
     unit = means / np.linalg.norm(means, axis=1, keepdims=True)
     for matrix in (found.cosine, found.low, found.high):
         np.testing.assert_allclose(matrix, unit @ unit.T, atol=1e-5)
@@ -141,37 +150,93 @@ def test_the_correction_is_the_plain_ratio_to_first_order():
         one, two = rows[owner == 0], rows[owner == 1]
         squared = [(np.square(x.sum(0)).sum() - np.square(x).sum()) / (len(x) * (len(x) - 1)) for x in (one, two)]
         plain = one.mean(0) @ two.mean(0) / np.sqrt(np.prod(squared))
-        assert disattenuated(moments(rows @ rows.T, owner)).cosine[0, 1] == pytest.approx(plain, abs=2e-3)
+        assert disattenuated(moments(rows @ rows.T, owner), 64).cosine[0, 1] == pytest.approx(plain, abs=2e-3)
+
+
+def test_the_spread_of_an_estimate_is_what_samples_show():
+    """Both parts of the variance at the true cosine, from true moments that many pairs tell, against drawn errors."""
+    rng = np.random.default_rng(0)
+    n, width = 3000, 40
+    variances = 5 / np.arange(1, width + 1)
+    means = np.zeros((2, width))
+    means[:, :3] = [[0.2, 0.98, 0], [0.2, 0.58, 0.79]]
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    cosine = float(means[0] @ means[1])
+    powers = [np.full((2, 2), (variances**k).sum()) for k in (1, 2, 3)]
+    along = np.broadcast_to(means * variances @ means.T, (2, 2, 2))
+    true = Moments(np.array([n, n]), means @ means.T, powers[0][0], powers[1], powers[2], along)
+    linear, quadratic, _, _ = _Noise.of(true, width).spread(np.array(cosine))
+    one, two = rng.standard_normal((2, 400_000, width)) * np.sqrt(variances / n)
+    first = one @ (means[1] - cosine * means[0]) + two @ (means[0] - cosine * means[1])
+    second = (one * two).sum(-1) - cosine / 2 * ((one**2).sum(-1) + (two**2).sum(-1))
+    assert linear == pytest.approx(first.var(), rel=0.02)
+    assert quadratic == pytest.approx(second.var(), rel=0.02)
+
+
+@pytest.mark.parametrize("cosine", [-0.5, 0.3, 1.0])
+def test_the_skewness_of_an_estimate_is_what_samples_show(cosine):
+    """In a stream so wide that the directions hold no share of the noise, the error is a quadratic form alone."""
+    rng = np.random.default_rng(0)
+    n, variances = 20, 1 / np.arange(1, 31)
+    powers = [np.full((2, 2), (variances**k).sum()) for k in (1, 2, 3)]
+    true = Moments(
+        np.array([n, n]), np.array([[1, cosine], [cosine, 1]]), powers[0][0], powers[1], powers[2], np.zeros((2, 2, 2))
+    )
+    linear, quadratic, skewness, _ = _Noise.of(true, 10**9).spread(np.array(cosine))
+    one, two = rng.standard_normal((2, 400_000, 30)) * np.sqrt(variances / n)
+    error = (one * two).sum(-1) - cosine / 2 * ((one**2).sum(-1) + (two**2).sum(-1))
+    assert linear == pytest.approx(0, abs=1e-6)
+    assert quadratic == pytest.approx(error.var(), rel=0.02)
+    # A tenth less than the third cumulant's: see `spread`.
+    assert skewness == pytest.approx(0.9 * stats.skew(error), abs=0.05)
+
+
+def test_quantiles_are_pearsons_with_students_tails():
+    skewness = np.array([-1.5, -0.2, 0.0, 0.7, 2.0])
+    for p in (0.005, 0.025, 0.8, 0.975):
+        np.testing.assert_allclose(_quantile(p, skewness, np.array(1e9)), stats.pearson3.ppf(p, skewness), atol=2e-3)
+        assert _quantile(p, np.array(0.0), np.array(7)) == pytest.approx(stats.t.ppf(p, 7), abs=2e-3)
+
+
+def test_what_chance_explains_is_not_believed():
+    assert _beyond_chance(np.array(2.0), np.array(1.0)) == pytest.approx(1)  # two standard errors
+    assert _beyond_chance(np.array(-20.0), np.array(1.0)) == pytest.approx(-20, rel=0.02)
+    assert _beyond_chance(np.array(0.5), np.array(1.0)) < 0.04
+    assert _beyond_chance(np.array(0.0), np.array(0.0)) == 0
 
 
 def assert_covers(cell, seeds):
     """Coverage and bias are as claimed, within three standard errors of so many seeds."""
-    below, above = (3 * np.sqrt(share * (1 - share) / seeds) for share in (0.93, 0.985))
-    assert cell["coverage95"] >= 0.93 - below, cell
-    # Known, and accepted: with noise along few axes intervals are conservative, up to holding the truth always, where
-    # the cosine is high or reliability low. Everywhere else they must be no wider than they need to be.
-    if not (cell["power_law"] and (cell["cosine"] >= 0.8 or cell["reliability"] < 0.9)):
-        assert cell["coverage95"] <= 0.985 + above, cell
-    assert abs(cell["bias"]) < 0.02 + 3 * cell["half_width"] / Z95 / np.sqrt(seeds), cell
+    below, above = (3 * np.sqrt(share * (1 - share) / seeds) for share in COVERAGE)
+    # Directions that lie along the noise's axes are harder than what is claimed for; see docs/calibration.md.
+    assert cell["coverage95"] >= COVERAGE[0] - below - (0.015 if cell["aligned"] else 0), cell
+    assert cell["coverage95"] <= COVERAGE[1] + above, cell
+    assert abs(cell["bias"]) < BIAS + 3 * cell["half_width"] / Z95 / np.sqrt(seeds), cell
 
 
 @pytest.mark.parametrize(
-    ("n", "width", "cosine", "reliability", "power_law"),
+    ("n", "width", "cosine", "reliability", "power_law", "aligned"),
     [
-        (10, 64, 0.35, 0.65, False),
-        (10, 576, 1.0, 0.8, False),
-        (10, 64, 0.0, 0.95, True),
-        (20, 64, 0.8, 0.8, False),
-        (20, 576, 0.35, 0.8, True),
-        (48, 64, 0.0, 0.65, False),
-        (48, 64, 0.8, 0.95, True),
-        (48, 576, 1.0, 0.8, True),
-        (48, 4096, 0.8, 0.95, False),
+        (10, 64, 0.35, 0.65, False, False),
+        (10, 576, 1.0, 0.8, False, False),
+        (10, 64, 0.0, 0.95, True, False),
+        (10, 576, 1.0, 0.65, True, False),
+        (20, 64, 0.8, 0.8, False, False),
+        (20, 576, 0.35, 0.8, True, False),
+        (48, 64, 0.0, 0.65, False, False),
+        (48, 64, 0.8, 0.95, True, False),
+        (48, 576, 1.0, 0.8, True, False),
+        (48, 4096, 0.8, 0.95, False, False),
+        (20, 64, 0.8, 0.95, True, True),
+        (48, 576, 0.35, 0.8, True, True),
     ],
 )
-def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power_law):
+def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power_law, aligned):
     seeds = 100 if width == 4096 else 300
-    assert_covers(coverage(seeds, n, width, cosine, reliability, power_law), seeds)
+    assert_covers(coverage(seeds, n, width, cosine, reliability, power_law, aligned), seeds)
+
+
+GRID_COSINES = (0.0, 0.35, 0.8, 1.0)
 
 
 @pytest.mark.slow
@@ -180,16 +245,28 @@ def test_intervals_cover_the_planted_cosine(n, width, cosine, reliability, power
 @pytest.mark.parametrize("width", [64, 576, 4096])
 @pytest.mark.parametrize("n", [10, 20, 48, 128])
 def test_intervals_cover_the_planted_cosine_over_the_full_grid(n, width, power_law, reliability):
-    for cosine in (0.0, 0.35, 0.8, 1.0):
-        assert_covers(coverage(1000, n, width, cosine, reliability, power_law), 1000)
+    """Without allowance for chance: the same seeds give the same shares."""
+    for cosine in GRID_COSINES:
+        cell = coverage(1000, n, width, cosine, reliability, power_law)
+        assert COVERAGE[0] <= cell["coverage95"] <= COVERAGE[1], cell
+        assert abs(cell["bias"]) < BIAS, cell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reliability", [0.65, 0.8, 0.95])
+@pytest.mark.parametrize("width", [64, 576])
+@pytest.mark.parametrize("n", [10, 20, 48])
+def test_intervals_nearly_cover_where_directions_lie_along_the_noise(n, width, reliability):
+    for cosine in GRID_COSINES:
+        assert_covers(coverage(1000, n, width, cosine, reliability, True, aligned=True), 1000)
 
 
 def test_coverage_notices_a_wrong_interval(monkeypatch):
     """The simulation itself can fail: raw cosines are far below the truth, half the width covers too little."""
     from refusal_bench.calibration import coverage as module
 
-    def narrow(found, confidence=0.95):
-        return disattenuated(found, 0.5)
+    def narrow(found, d_model, confidence=0.95):
+        return disattenuated(found, d_model, 0.5)
 
     monkeypatch.setattr(module, "disattenuated", narrow)
     assert coverage(200, 20, 64, 0.35, 0.8, False)["coverage95"] == pytest.approx(0.5, abs=0.12)
@@ -203,7 +280,7 @@ def half_width(found, growth=1.0):
 def test_growth_inverts_the_half_width():
     rng = np.random.default_rng(0)
     differences, owner = reliable(np.array([[1, 0.4], [0.4, 1]]), 20, 0.8, 64, False, rng)
-    found = disattenuated(moments(grams(differences)[0], owner))
+    found = disattenuated(moments(grams(differences)[0], owner), 64)
     for half in (0.01, 0.05, 0.2):
         assert half_width(found, found.growth_for(half)[0, 1])[0, 1] == pytest.approx(half)
     assert half_width(found)[0, 1] == pytest.approx((found.high - found.low)[0, 1] / 2, rel=0.1)
@@ -218,7 +295,7 @@ def test_the_half_width_with_more_pairs_is_what_more_pairs_give(power_law):
             # Fourfold pairs of the same noise, and by the seed the same axes: reliability 0.8 becomes 16/17.
             rng = np.random.default_rng(axes)
             gram = two_directions(50, n, 64, 0.5, 0.8 if n == 20 else 16 / 17, power_law, rng)
-            found = disattenuated(moments(gram, np.repeat([0, 1], n)))
+            found = disattenuated(moments(gram, np.repeat([0, 1], n)), 64)
             halves.append(np.nanmean(half_width(found, 80 / n)[:, 0, 1]))
     assert np.mean(expected) == pytest.approx(np.mean(given), rel=0.1)
 
@@ -288,7 +365,7 @@ def test_a_domain_without_signal_gives_nan():
     found = moments(differences @ differences.T, owner)
     assert found.squared_norms[1] < 0
     assert found.reliability[1] == 0
-    corrected, p = disattenuated(found), p_same(found, 99, rng)
+    corrected, p = disattenuated(found, 8), p_same(found, 99, rng)
     for matrix in (corrected.cosine, corrected.low, corrected.high, p):
         assert np.isnan(matrix[1, [0, 2]]).all()
         assert np.isnan(matrix[[0, 2], 1]).all()
@@ -299,10 +376,10 @@ def test_a_domain_without_signal_gives_nan():
 
 def test_zeros_do_not_crash():
     found = moments(np.zeros((8, 8)), np.repeat([0, 1], 4))
-    assert np.isnan(disattenuated(found).cosine).all()
+    assert np.isnan(disattenuated(found, 30).cosine).all()
     assert np.isnan(p_same(found, 9, np.random.default_rng(0))).all()
     for n, seed in product((4, 5), range(20)):  # noise alone: whatever comes out, no warning and no exception
         rows = np.random.default_rng(seed).standard_normal((2 * n, 30))
         found = moments(rows @ rows.T, np.repeat([0, 1], n))
-        disattenuated(found)
+        disattenuated(found, 30)
         p_same(found, 19, np.random.default_rng(seed))

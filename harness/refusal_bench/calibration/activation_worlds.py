@@ -91,18 +91,29 @@ HARMFULNESS = replace(WORLDS["single"], name="harmfulness", gram=np.eye(5))
 
 
 def two_directions(
-    seeds: int, n_pairs: int, d_model: int, cosine: float, reliability: float, power_law: bool, rng: np.random.Generator
+    seeds: int,
+    n_pairs: int,
+    d_model: int,
+    cosine: float,
+    reliability: float,
+    power_law: bool,
+    rng: np.random.Generator,
+    aligned: bool = False,
 ) -> Float[ndarray, "seed pair pair"]:
     """Gram matrices of the pair differences of two domains with that true cosine and reliability, for many seeds.
 
-    reliability = ‖μ‖² / (‖μ‖² + tr Σ / n); noise is isotropic, or has variances 1/i along the axes.
+    reliability = ‖μ‖² / (‖μ‖² + tr Σ / n); noise is isotropic, or has variances 1/i along the axes. Each seed has
+    directions of its own: anywhere, or aligned, with components as large as the noise's along each axis.
     """
-    axes = np.linalg.qr(rng.standard_normal((d_model, 2)))[0].T
-    means = np.array([axes[0], cosine * axes[0] + np.sqrt(1 - cosine**2) * axes[1]], dtype=np.float32)
     variances = 1 / np.arange(1, d_model + 1) if power_law else np.ones(d_model)
     scale = np.sqrt(variances * (1 - reliability) / reliability * n_pairs / variances.sum()).astype(np.float32)
     grams = np.empty((seeds, 2 * n_pairs, 2 * n_pairs))
     for gram in grams:
+        first, second = rng.standard_normal((2, d_model)) * (np.sqrt(variances) if aligned else 1)
+        first /= np.linalg.norm(first)
+        second -= second @ first * first
+        second /= np.linalg.norm(second)
+        means = np.array([first, cosine * first + np.sqrt(1 - cosine**2) * second], dtype=np.float32)
         differences = scale * rng.standard_normal((2 * n_pairs, d_model), dtype=np.float32)
         differences += np.repeat(means, n_pairs, axis=0)
         gram[:] = differences @ differences.T

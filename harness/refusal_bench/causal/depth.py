@@ -60,7 +60,7 @@ def layer_geometry(layer: int, differences: Float[ndarray, "pair d_model"], owne
     upper = np.triu_indices(n, 1)
     found = moments(gram, owner)
     # One-sided at LEVEL, shared by all pairs (Bonferroni); a two-sided interval has twice that outside.
-    corrected = disattenuated(found, confidence=1 - 2 * LEVEL / len(upper[0]))
+    corrected = disattenuated(found, differences.shape[1], confidence=1 - 2 * LEVEL / len(upper[0]))
     good = (found.reliability >= MIN_RELIABILITY) & alive
     tested = (good[:, None] & good)[upper] & np.isfinite(corrected.cosine[upper])
     apart = tested & (np.nan_to_num(corrected.high[upper], nan=np.inf) < APART_BELOW)

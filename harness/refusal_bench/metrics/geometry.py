@@ -97,7 +97,7 @@ def geometry(
     replicates = _resampled_cosines(gram, means, owner, rng, n_bootstrap)
     found = moments(gram, owner)
     low, high = percentile_interval(replicates)
-    corrected = disattenuated(found)
+    corrected = disattenuated(found, stacked.shape[1])
     good = found.reliability >= MIN_RELIABILITY
     same = p_same(found, N_DRAWS, rng)
     comparisons = Comparisons(names, cosine, found, corrected, _over_pairs(holm, same, good), good)

@@ -30,8 +30,8 @@ class Moments:
     """tr Σ_i."""
     trace_products: Float[ndarray, "... k k"]
     """tr(Σ_i Σ_j)."""
-    trace_cubes: Float[ndarray, "... k"]
-    """tr(Σ_i³); the one moment that is a little low at few pairs. It only shapes drawn noise."""
+    trace_cubes: Float[ndarray, "... k k"]
+    """tr(Σ_i² Σ_j); on the diagonal tr(Σ_i³). Unbiased for normal noise only; they tell how skewed its norms are."""
     along: Float[ndarray, "... k k k"]
     """μ_jᵀ Σ_i μ_l: noise of domain i in the plane of the directions j and l."""
 
@@ -57,7 +57,7 @@ class Moments:
             self.products[pair],
             self.trace[..., some],
             self.trace_products[pair],
-            self.trace_cubes[..., some],
+            self.trace_cubes[pair],
             self.along[..., some[:, None, None], some[:, None], some],
         )
 
@@ -84,16 +84,17 @@ def moments(gram: Float[ndarray, "... pair pair"], owner: Sequence[int] | ndarra
     centre = np.eye(len(owner)) - means.T @ np.equal.outer(np.arange(k), owner)
     noise = centre @ gram @ centre.T
     trace_products = np.empty_like(products)
-    trace_cubes = np.empty_like(plain)
+    trace_cubes = np.empty_like(products)
     along = np.empty((*products.shape, k))
     for i in range(k):
         mine = owner == i
-        for j in range(i, k):
-            block = noise[..., mine, :][..., owner == j]
-            value = _trace_of_square(block) if i == j else (block**2).sum((-2, -1)) / ((n[i] - 1) * (n[j] - 1))
-            trace_products[..., i, j] = trace_products[..., j, i] = np.maximum(value, 0)
-            if i == j:
-                trace_cubes[..., i] = np.maximum(_trace_of_cube(block), 0)
+        block = noise[..., mine, :][..., mine]
+        trace_products[..., i, i] = np.maximum(_trace_of_square(block), 0)
+        trace_cubes[..., i, i] = _trace_of_cube(block)
+        for j in set(range(k)) - {i}:
+            across = noise[..., mine, :][..., owner == j]
+            trace_products[..., i, j] = (across**2).sum((-2, -1)) / ((n[i] - 1) * (n[j] - 1))
+            trace_cubes[..., i, j] = _trace_of_square_and(block, across)
     for i in range(k):
         mine = owner == i
         scores = projected[..., mine, :].copy()
@@ -122,11 +123,26 @@ def _trace_of_square(centred: Float[ndarray, "... n n"]) -> ndarray:
     return value
 
 
-def _trace_of_cube(centred: Float[ndarray, "... n n"]) -> ndarray:
-    """tr(Σ³) from the noise's Gram matrix: closed walks over three distinct pairs; low by a quarter at 10 pairs."""
-    n = centred.shape[-1]
-    # Centring leaves -tr Σ / n between distinct pairs; in many dimensions its cube would outweigh tr(Σ³).
-    trace = np.einsum("...ii->...", centred)[..., None, None] / (n - 1)
-    off = (centred + trace / n) * (1 - np.eye(n))
-    value: ndarray = np.einsum("...ij,...ji->...", off @ off, off) / (n * (n - 1) * (n - 2))
+def _trace_of_cube(own: Float[ndarray, "... n n"]) -> ndarray:
+    """tr(Σ³) of normal noise from its Gram matrix (Srivastava and Yanagihara 2010, section 2)."""
+    df = own.shape[-1] - 1
+    first = np.einsum("...ii->...", own) / df
+    square = own @ own
+    second = np.einsum("...ii->...", square) / df**2
+    third = np.einsum("...ij,...ji->...", square, own) / df**3
+    biased = third - 3 / df * second * first + 2 / df**2 * first**3
+    value: ndarray = biased * df**4 / ((df - 1) * (df - 2) * (df + 2) * (df + 4))
+    return value
+
+
+def _trace_of_square_and(own: Float[ndarray, "... n n"], across: Float[ndarray, "... n m"]) -> ndarray:
+    """tr(Σ² Σ') of normal noise from its Gram matrix, and from the one between it and another domain's noise.
+
+    E[S²] = (1 + 1/f) Σ² + Σ tr Σ / f for a sample covariance S of f degrees of freedom, solved for Σ².
+    """
+    df, other = own.shape[-1] - 1, across.shape[-1] - 1
+    first = np.einsum("...ii->...", own) / df
+    second = np.einsum("...ij,...ij->...", across, across) / (df * other)
+    third = np.einsum("...ij,...ij->...", across, own @ across) / (df**2 * other)
+    value: ndarray = (third - first * second / df) * df**2 / ((df - 1) * (df + 2))
     return value

@@ -9,13 +9,16 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import stats
+from scipy import special
 
 from refusal_bench.metrics.moments import Moments
 from refusal_bench.metrics.statistics import Z95
 
 MAX_WIDTH = 100
 """Dimensions of drawn noise; with more, sums over them are normal for all that matters here."""
+
+N_STEPS = 16
+"""Of the search for an interval's end; each leaves at most half of the distance."""
 
 SIGNIFICANT_COMPONENT = 0.05
 """Level at which a further dimension counts."""
@@ -46,11 +49,12 @@ class Disattenuated:
         return growth
 
 
-def disattenuated(found: Moments, confidence: float = 0.95) -> Disattenuated:
+def disattenuated(found: Moments, d_model: int, confidence: float = 0.95) -> Disattenuated:
     """Correct cosines for noise: unbiased inner products over unbiased norms, less the ratio's second-order bias.
 
-    The interval is Fieller's (1954) for a ratio, with the variances of the moments and Satterthwaite's (1946) degrees
-    of freedom.
+    The interval holds the cosines r for which the estimate less r is within its quantiles: those of a Pearson III
+    distribution with Student's tails and the spread that it would have if r were true (`_Noise.spread`). How often it
+    holds the truth: docs/calibration.md.
     """
     index = np.arange(len(found.n))
     signal = found.squared_norms > 0
@@ -58,43 +62,128 @@ def disattenuated(found: Moments, confidence: float = 0.95) -> Disattenuated:
     for matrix in (result.cosine, result.low, result.high):
         matrix[..., index, index] = np.where(signal, 1.0, np.nan)
     for i, j in combinations(range(len(index)), 2):
-        for matrix, value in zip(vars(result).values(), _ratio(found.of((i, j)), confidence), strict=True):
+        for matrix, value in zip(vars(result).values(), _ratio(found.of((i, j)), d_model, confidence), strict=True):
             matrix[..., i, j] = matrix[..., j, i] = value
     return result
 
 
-def _ratio(pair: Moments, confidence: float) -> tuple[ndarray, ...]:
+def _ratio(pair: Moments, d_model: int, confidence: float) -> tuple[ndarray, ...]:
     """Corrected cosine of two domains, both ends of its interval, and both parts of its variance."""
-    n = pair.n
-    squared = np.where(pair.squared_norms > 0, pair.squared_norms, np.nan)
-    norm = np.sqrt(squared)
+    noise = _Noise.of(pair, d_model)
+    norm = np.sqrt(np.where(pair.squared_norms > 0, pair.squared_norms, np.nan))
     raw = pair.products[..., 0, 1] / norm.prod(-1)
-    # Noise of each domain's mean along its own direction and along the other one, relative to their lengths.
-    along = np.stack([pair.along[..., 0, :, :], pair.along[..., 1, ::-1, ::-1]], axis=-3)
-    lengths = np.stack([norm, norm[..., ::-1]], axis=-1)
-    relative = along / lengths[..., :, None] / lengths[..., None, :] / (n * squared)[..., None, None]
-    own, cross, joint = relative[..., 0, 0], relative[..., 1, 1], relative[..., 0, 1]
-    # Noise times noise: in each squared norm, and in the product.
-    square = np.einsum("...ii->...i", pair.trace_products) / (n * (n - 1)) / squared**2 / 2
-    product = pair.trace_products[..., 0, 1] / n.prod() / squared.prod(-1)
-    cosine = (raw + joint.sum(-1)) / (1 + 3 / 2 * np.maximum(own + square, 0)).prod(-1)
-    # The cosine is the product, in units of the norms, over a denominator of 1. The variance of their difference is a
-    # quadratic form; its linear part is unbiased, so it may come out negative, and is then left out.
-    share = cross - 2 * cosine[..., None] * joint + cosine[..., None] ** 2 * own
-    real = share.sum(-1) > 0
-    top = np.where(real, cross.sum(-1), 0) + product
-    both = np.where(real, joint.sum(-1), 0)
-    bottom = np.where(real, own.sum(-1), 0) + square.sum(-1)
-    variance = top - 2 * cosine * both + cosine**2 * bottom
-    quadratic = product + cosine**2 * square.sum(-1)
-    freedom = variance**2 / np.maximum((share**2 / (n - 1)).sum(-1), 1e-12 * variance**2 + 1e-300)
-    freedom = np.nan_to_num(np.maximum(freedom, n.min() - 1), nan=1)
-    quantile = stats.t.ppf((1 + confidence) / 2, freedom) ** 2
-    # (c - r)² <= quantile · (top - 2 r both + r² bottom), solved for r.
-    a, b, c = 1 - quantile * bottom, cosine - quantile * both, cosine**2 - quantile * top
-    half = np.sqrt(np.where(a > 0, np.maximum(b**2 - a * c, 0), np.nan))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return cosine, (b - half) / a, (b + half) / a, variance - quadratic, quadratic
+    own_bias = np.maximum(noise.own + noise.square / 2 * pair.n / (pair.n - 1), 0)
+    cosine = (raw + noise.joint.sum(-1)) / (1 + 3 / 2 * own_bias).prod(-1)
+    ends = []
+    for p in ((1 + confidence) / 2, (1 - confidence) / 2):
+        end = cosine
+        for _ in range(N_STEPS):
+            # Only cosines are tested; beyond 1 the spread stays what it is there.
+            linear, quadratic, skewness, freedom = noise.spread(np.clip(end, -1, 1))
+            deviations = _quantile(p, skewness, freedom) * np.sqrt(linear + quadratic)
+            end = (end + cosine - deviations) / 2
+        ends.append(end)
+    linear, quadratic, _, _ = noise.spread(np.clip(cosine, -1, 1))
+    return cosine, ends[0], ends[1], linear, quadratic
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Noise Ω of two domains' means m, in units of their lengths: each m is a unit vector, Ω_i = Σ_i / (n_i ‖μ_i‖²)."""
+
+    d_model: int
+    n: Float[ndarray, " 2"]
+    own: Float[ndarray, "... 2"]
+    """Along a domain's own direction, m_iᵀ Ω_i m_i."""
+    cross: Float[ndarray, "... 2"]
+    """Along the other one, m_jᵀ Ω_i m_j."""
+    joint: Float[ndarray, "... 2"]
+    """m_iᵀ Ω_i m_j."""
+    trace: Float[ndarray, "... 2"]
+    square: Float[ndarray, "... 2"]
+    """tr Ω_i²."""
+    product: Float[ndarray, ...]
+    """tr Ω_1 Ω_2."""
+    cube: Float[ndarray, "... 2"]
+    """tr Ω_i³."""
+    mixed: Float[ndarray, ...]
+    """tr Ω_1² Ω_2 + tr Ω_1 Ω_2²."""
+
+    @classmethod
+    def of(cls, pair: Moments, d_model: int) -> _Noise:
+        """Of the moments of two domains; nan where one has no signal."""
+        squared = np.where(pair.squared_norms > 0, pair.squared_norms, np.nan)
+        lengths = np.sqrt(squared)
+        scale = pair.n * squared
+        along = np.stack([pair.along[..., 0, :, :], pair.along[..., 1, ::-1, ::-1]], axis=-3)
+        plane = np.stack([lengths, lengths[..., ::-1]], axis=-1)
+        along = along / plane[..., :, None] / plane[..., None, :] / scale[..., None, None]
+        # Unbiased estimates of the noise's skewness may come out negative.
+        cubes = np.maximum(pair.trace_cubes, 0) / scale[..., :, None] ** 2 / scale[..., None, :]
+        return cls(
+            d_model,
+            pair.n,
+            own=along[..., 0, 0],
+            cross=along[..., 1, 1],
+            joint=along[..., 0, 1],
+            trace=pair.trace / scale,
+            square=np.einsum("...ii->...i", pair.trace_products) / scale**2,
+            product=pair.trace_products[..., 0, 1] / scale.prod(-1),
+            cube=np.einsum("...ii->...i", cubes),
+            mixed=cubes[..., 0, 1] + cubes[..., 1, 0],
+        )
+
+    def spread(self, r: Float[ndarray, ...]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """Variance, linear and quadratic part, skewness and degrees of freedom of the estimate if the cosine is r.
+
+        With e_i the noise of m_i, and to second order, the error is
+        T = e_1·(m_2 - r m_1) + e_2·(m_1 - r m_2) + e_1·e_2 - r/2 (‖e_1‖² + ‖e_2‖² - their means): linear in the noise
+        along two vectors of length √(1 - r²) that are orthogonal to the directions, and a quadratic form in all of it.
+        The cumulants are those of such a form in normal noise (Mathai and Provost 1992, section 3.2). Degrees of
+        freedom are Satterthwaite's (1946): noise along single axes is known from n pairs only.
+        """
+        one, two = r[..., None], 1 - r[..., None] ** 2
+        fourth = self.cube**2 / np.maximum(self.square, 1e-300)  # tr Ω⁴ at least, and for noise along one axis
+        both_fourth = np.sqrt(fourth.prod(-1))
+        # What the data say of noise along the two vectors is itself noisy, and wrong together with the estimate: too
+        # low where the cosine comes out too high. It is believed as far as it differs from what is expected by more
+        # than chance would have it differ.
+        length = self.trace / self.d_model  # of noise along a direction that lies anywhere relative to its axes
+        error = 2 * fourth + 2 * (length + self.square) ** 2 / (self.n - 1)
+        length = length + _beyond_chance(np.maximum(self.own, 0) - length, error)
+        expected = two * length
+        error = 2 * both_fourth * ((1 + r) ** 4 + (1 - r) ** 4)
+        error += (2 * (expected + (1 + one**2) * self.square) ** 2 / (self.n - 1)).sum(-1)
+        expected = expected.sum(-1)
+        measured = (self.cross - 2 * one * self.joint + one**2 * self.own).sum(-1)
+        linear = expected + _beyond_chance(np.maximum(measured, 0) - expected, error)
+        quadratic = self.product + r**2 / 2 * self.square.sum(-1)
+        variance = linear + quadratic
+        # The linear part's own share counts half: as far as its variance is measured, its error skews the other way.
+        third = -6 * r * two[..., 0] * (self.product + self.square.sum(-1) / 2) / self.d_model / 2
+        # A sum of unequal squares has a longer short tail than Pearson III of its skewness; a tenth less is nearer.
+        third -= 0.9 * (r**3 * self.cube.sum(-1) + 3 * r * self.mixed)
+        n = self.n.min()
+        uncertainty = (4 * (1 + r**2) ** 2 * both_fourth + linear**2) / (n - 1)
+        freedom = np.maximum(2 * variance**2 / np.maximum(uncertainty, 1e-300), n - 1)
+        return linear, quadratic, third / variance**1.5, freedom
+
+
+def _beyond_chance(deviation: ndarray, error: ndarray) -> ndarray:
+    """Shrink a deviation by what estimation error of this variance explains: to half at two standard errors."""
+    squared = deviation**2
+    shrunk: ndarray = deviation * squared / (squared + 4 * error + 1e-300)
+    return shrunk
+
+
+def _quantile(p: float, skewness: ndarray, freedom: ndarray) -> ndarray:
+    """Quantile of the standard Pearson III distribution of this skewness, its tails Student's."""
+    size = np.clip(np.abs(skewness), 1e-3, 2 * np.sqrt(2))  # at most that of noise along one axis
+    shape = 4 / size**2
+    side = np.where(skewness < 0, -1, 1)
+    standard = side * (special.gammaincinv(shape, np.where(skewness < 0, 1 - p, p)) - shape) / np.sqrt(shape)
+    quantile: ndarray = standard * special.stdtrit(freedom, p) / special.ndtri(p)
+    return quantile
 
 
 @dataclass(frozen=True)
@@ -147,7 +236,7 @@ def _draw(found: Moments, mixing: Float[ndarray, "k k"], n_draws: int, rng: np.r
     products += linear + np.swapaxes(linear, 1, 2)  # the diagonal gets its linear part twice, as it must
     # Noise times noise, of vectors in so many dimensions that its spread and its skewness are those of the sample's.
     own = np.maximum(found.trace_products[index, index], 1e-300)
-    wide = own / np.maximum(found.trace_cubes, 1e-300) ** (2 / 3)
+    wide = own / np.maximum(found.trace_cubes[index, index], 1e-300) ** (2 / 3)
     width = int(np.exp(min(3 * np.log(wide).mean(), np.log(MAX_WIDTH))).clip(1))
     # Its spread too is known from n pairs only: Student's factor.
     student = (n - 1) / rng.chisquare(n - 1, (n_draws, k))
