@@ -67,7 +67,7 @@ def coverage(
         found = moments(gram, owner)
         result = disattenuated(found, d_model)
         low, high = result.low[:, 0, 1], result.high[:, 0, 1]
-        # An interval that the data do not bound holds everything.
+        # Without signal nothing is said, and nothing is wrong.
         held.append(np.isnan(low) | ((low <= cosine + 1e-9) & (cosine - 1e-9 <= high)))
         estimates.append(result.cosine[:, 0, 1])
         widths.append((high - low) / 2)

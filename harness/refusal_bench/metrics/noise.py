@@ -28,7 +28,7 @@ SIGNIFICANT_COMPONENT = 0.05
 class Disattenuated:
     """Cosines of the true directions, with intervals; not clipped, so that their mean stays unbiased.
 
-    Nan where a domain has no signal, and at the ends of an interval where the data bound nothing.
+    Nan where a domain has no signal.
     """
 
     cosine: Float[ndarray, "... k k"]

@@ -84,7 +84,7 @@ class Geometry(Frozen):
     cosine_disattenuated: Matrix
     """Cosine corrected for estimation noise, clipped to [-1, 1]; null where reliability is too low."""
     cosine_disattenuated_ci95: MatrixOfIntervals | None = None
-    """Fieller interval of the corrected cosine; null where reliability is too low or the data bound nothing."""
+    """95 % interval of the corrected cosine; null where reliability is too low or a direction has no signal."""
     ceiling: Matrix | None = None
     """Cosine that two estimates of one direction would show with the noise of this many pairs."""
     p_value: Matrix

@@ -149,7 +149,7 @@ def _geometry_tables(place: Place) -> list[Table]:
         ),
         _table(
             "Cosine corrected for noise",
-            "What the cosine would be without estimation noise [Fieller 95 % interval].",
+            "What the cosine would be without estimation noise [95 % interval].",
             "cosine",
             names,
             geometry.cosine_disattenuated,
