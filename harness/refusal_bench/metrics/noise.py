@@ -61,18 +61,23 @@ def disattenuated(found: Moments, d_model: int, confidence: float = 0.95) -> Dis
     result = Disattenuated(*(np.zeros_like(found.products) for _ in range(5)))
     for matrix in (result.cosine, result.low, result.high):
         matrix[..., index, index] = np.where(signal, 1.0, np.nan)
-    for i, j in combinations(range(len(index)), 2):
-        for matrix, value in zip(vars(result).values(), _ratio(found.of((i, j)), d_model, confidence), strict=True):
+    pairs = list(combinations(range(len(index)), 2))
+    for matrix, values in zip(vars(result).values(), _ratios(found, pairs, d_model, confidence), strict=True):
+        for (i, j), value in zip(pairs, values, strict=True):
             matrix[..., i, j] = matrix[..., j, i] = value
     return result
 
 
-def _ratio(pair: Moments, d_model: int, confidence: float) -> tuple[ndarray, ...]:
-    """Corrected cosine of two domains, both ends of its interval, and both parts of its variance."""
-    noise = _Noise.of(pair, d_model)
-    norm = np.sqrt(np.where(pair.squared_norms > 0, pair.squared_norms, np.nan))
-    raw = pair.products[..., 0, 1] / norm.prod(-1)
-    own_bias = np.maximum(noise.own + noise.square / 2 * pair.n / (pair.n - 1), 0)
+def _ratios(
+    found: Moments, pairs: Sequence[tuple[int, int]], d_model: int, confidence: float
+) -> tuple[Float[ndarray, "pair ..."], ...]:
+    """Corrected cosines of pairs of domains, both ends of their intervals, and both parts of their variances."""
+    each = [vars(found.of(pair)) for pair in pairs]
+    all_pairs = Moments(**{name: np.stack([moment[name] for moment in each]) for name in each[0]})
+    noise = _Noise.of(all_pairs, d_model)
+    norm = np.sqrt(np.where(all_pairs.squared_norms > 0, all_pairs.squared_norms, np.nan))
+    raw = all_pairs.products[..., 0, 1] / norm.prod(-1)
+    own_bias = np.maximum(noise.own + noise.square / 2 * noise.n / (noise.n - 1), 0)
     cosine = (raw + noise.joint.sum(-1)) / (1 + 3 / 2 * own_bias).prod(-1)
     ends = []
     for p in ((1 + confidence) / 2, (1 - confidence) / 2):
@@ -92,7 +97,7 @@ class _Noise:
     """Noise Ω of two domains' means m, in units of their lengths: each m is a unit vector, Ω_i = Σ_i / (n_i ‖μ_i‖²)."""
 
     d_model: int
-    n: Float[ndarray, " 2"]
+    n: Float[ndarray, "... 2"]
     own: Float[ndarray, "... 2"]
     """Along a domain's own direction, m_iᵀ Ω_i m_i."""
     cross: Float[ndarray, "... 2"]
@@ -111,10 +116,11 @@ class _Noise:
 
     @classmethod
     def of(cls, pair: Moments, d_model: int) -> _Noise:
-        """Of the moments of two domains; nan where one has no signal."""
+        """Of the moments of two domains, or of many such pairs; nan where one has no signal."""
         squared = np.where(pair.squared_norms > 0, pair.squared_norms, np.nan)
         lengths = np.sqrt(squared)
-        scale = pair.n * squared
+        n = pair.n.reshape(*pair.n.shape[:-1], *(1,) * (squared.ndim - pair.n.ndim), 2)
+        scale = n * squared
         along = np.stack([pair.along[..., 0, :, :], pair.along[..., 1, ::-1, ::-1]], axis=-3)
         plane = np.stack([lengths, lengths[..., ::-1]], axis=-1)
         along = along / plane[..., :, None] / plane[..., None, :] / scale[..., None, None]
@@ -122,7 +128,7 @@ class _Noise:
         cubes = np.maximum(pair.trace_cubes, 0) / scale[..., :, None] ** 2 / scale[..., None, :]
         return cls(
             d_model,
-            pair.n,
+            n,
             own=along[..., 0, 0],
             cross=along[..., 1, 1],
             joint=along[..., 0, 1],
@@ -163,7 +169,7 @@ class _Noise:
         third = -6 * r * two[..., 0] * (self.product + self.square.sum(-1) / 2) / self.d_model / 2
         # A sum of unequal squares has a longer short tail than Pearson III of its skewness; a tenth less is nearer.
         third -= 0.9 * (r**3 * self.cube.sum(-1) + 3 * r * self.mixed)
-        n = self.n.min()
+        n = self.n.min(-1)
         uncertainty = (4 * (1 + r**2) ** 2 * both_fourth + linear**2) / (n - 1)
         freedom = np.maximum(2 * variance**2 / np.maximum(uncertainty, 1e-300), n - 1)
         return linear, quadratic, third / variance**1.5, freedom
