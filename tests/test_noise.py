@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import combinations, product
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_without_noise_the_cosines_are_the_plain_ones():
     for matrix in (found.cosine, found.low, found.high):
         np.testing.assert_allclose(matrix, unit @ unit.T, atol=1e-5)
     assert (np.diag(found.cosine) == 1).all()
+
+
+def test_identical_pairs_have_no_noise_at_all():
+    rows = np.repeat(np.array([[1.0, 0, 0], [0.6, 0.8, 0]]), 5, axis=0)
+    with warnings.catch_warnings(action="error"):
+        found = disattenuated(moments(rows @ rows.T, np.repeat([0, 1], 5)), 3)
+    for matrix in (found.cosine, found.low, found.high):
+        assert matrix[0, 1] == pytest.approx(0.6)
 
 
 def test_the_correction_is_the_plain_ratio_to_first_order():

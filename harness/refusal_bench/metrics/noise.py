@@ -148,31 +148,40 @@ class _Noise:
         The cumulants are those of such a form in normal noise (Mathai and Provost 1992, section 3.2). Degrees of
         freedom are Satterthwaite's (1946): noise along single axes is known from n pairs only.
         """
-        one, two = r[..., None], 1 - r[..., None] ** 2
-        fourth = self.cube**2 / np.maximum(self.square, 1e-300)  # tr Ω⁴ at least, and for noise along one axis
-        both_fourth = np.sqrt(fourth.prod(-1))
-        # What the data say of noise along the two vectors is itself noisy, and wrong together with the estimate: too
-        # low where the cosine comes out too high. It is believed as far as it differs from what is expected by more
-        # than chance would have it differ.
-        length = self.trace / self.d_model  # of noise along a direction that lies anywhere relative to its axes
-        error = 2 * fourth + 2 * (length + self.square) ** 2 / (self.n - 1)
-        length = length + _beyond_chance(np.maximum(self.own, 0) - length, error)
-        expected = two * length
-        error = 2 * both_fourth * ((1 + r) ** 4 + (1 - r) ** 4)
-        error += (2 * (expected + (1 + one**2) * self.square) ** 2 / (self.n - 1)).sum(-1)
-        expected = expected.sum(-1)
-        measured = (self.cross - 2 * one * self.joint + one**2 * self.own).sum(-1)
-        linear = expected + _beyond_chance(np.maximum(measured, 0) - expected, error)
+        linear = self._linear(r)
         quadratic = self.product + r**2 / 2 * self.square.sum(-1)
         variance = linear + quadratic
-        # The linear part's own share counts half: as far as its variance is measured, its error skews the other way.
-        third = -6 * r * two[..., 0] * (self.product + self.square.sum(-1) / 2) / self.d_model / 2
         # A sum of unequal squares has a longer short tail than Pearson III of its skewness; a tenth less is nearer.
-        third -= 0.9 * (r**3 * self.cube.sum(-1) + 3 * r * self.mixed)
-        n = self.n.min(-1)
-        uncertainty = (4 * (1 + r**2) ** 2 * both_fourth + linear**2) / (n - 1)
-        freedom = np.maximum(2 * variance**2 / np.maximum(uncertainty, 1e-300), n - 1)
-        return linear, quadratic, third / variance**1.5, freedom
+        third = -0.9 * (r**3 * self.cube.sum(-1) + 3 * r * self.mixed)
+        # The linear part's own share counts half: as far as its variance is measured, its error skews the other way.
+        third -= 3 * r * (1 - r**2) * (self.product + self.square.sum(-1) / 2) / self.d_model
+        least = self.n.min(-1) - 1
+        uncertainty = (4 * (1 + r**2) ** 2 * np.sqrt(self._fourth.prod(-1)) + linear**2) / least
+        freedom = np.maximum(2 * variance**2 / np.maximum(uncertainty, 1e-300), least)
+        return linear, quadratic, third / np.maximum(variance, 1e-100) ** 1.5, freedom
+
+    @property
+    def _fourth(self) -> Float[ndarray, "... 2"]:
+        """tr Ω_i⁴, as the second and third powers' traces bound it from below; exact for noise along one axis."""
+        bound: ndarray = self.cube**2 / np.maximum(self.square, 1e-300)
+        return bound
+
+    def _linear(self, r: Float[ndarray, ...]) -> ndarray:
+        """Variance of the linear part: what is expected, and of what is measured as much as chance does not explain.
+
+        The measured one is noisy, and wrong together with the estimate: too low where the cosine comes out too high.
+        """
+        cosine = r[..., None]
+        along = self.trace / self.d_model  # noise along a unit vector that lies anywhere relative to the noise's axes
+        error = 2 * self._fourth + 2 * (along + self.square) ** 2 / (self.n - 1)
+        along = along + _beyond_chance(np.maximum(self.own, 0) - along, error)
+        expected = (1 - cosine**2) * along
+        error = 2 * np.sqrt(self._fourth.prod(-1)) * ((1 + r) ** 4 + (1 - r) ** 4)
+        error += (2 * (expected + (1 + cosine**2) * self.square) ** 2 / (self.n - 1)).sum(-1)
+        measured = (self.cross - 2 * cosine * self.joint + cosine**2 * self.own).sum(-1)
+        expected = expected.sum(-1)
+        variance: ndarray = expected + _beyond_chance(np.maximum(measured, 0) - expected, error)
+        return variance
 
 
 def _beyond_chance(deviation: ndarray, error: ndarray) -> ndarray:
