@@ -52,9 +52,8 @@ class Disattenuated:
 def disattenuated(found: Moments, d_model: int, confidence: float = 0.95) -> Disattenuated:
     """Correct cosines for noise: unbiased inner products over unbiased norms, less the ratio's second-order bias.
 
-    The interval holds the cosines r for which the estimate less r is within its quantiles: those of a Pearson III
-    distribution with Student's tails and the spread that it would have if r were true (`_Noise.spread`). How often it
-    holds the truth: docs/calibration.md.
+    The interval holds the cosines r for which the estimate less r is within its quantiles (`_quantile`), with the spread
+    that it would have if r were true (`_Noise.spread`). How often it holds the truth: docs/calibration.md.
     """
     index = np.arange(len(found.n))
     signal = found.squared_norms > 0
@@ -192,8 +191,12 @@ def _beyond_chance(deviation: ndarray, error: ndarray) -> ndarray:
 
 
 def _quantile(p: float, skewness: ndarray, freedom: ndarray) -> ndarray:
-    """Quantile of the standard Pearson III distribution of this skewness, its tails Student's."""
-    size = np.clip(np.abs(skewness), 1e-3, 2 * np.sqrt(2))  # at most that of noise along one axis
+    """Quantile of a standard distribution: Student's, and Pearson III's of this skewness in the tail that it shortens.
+
+    The other tail is not lengthened: where the error is far out in it, the noise that is measured is too large already.
+    """
+    shortened = (skewness < 0) == (p > 1 / 2)
+    size = np.where(shortened, np.clip(np.abs(skewness), 1e-3, 2 * np.sqrt(2)), 1e-3)  # at most that of a single axis
     shape = 4 / size**2
     side = np.where(skewness < 0, -1, 1)
     standard = side * (special.gammaincinv(shape, np.where(skewness < 0, 1 - p, p)) - shape) / np.sqrt(shape)
