@@ -52,8 +52,8 @@ class Disattenuated:
 def disattenuated(found: Moments, d_model: int, confidence: float = 0.95) -> Disattenuated:
     """Correct cosines for noise: unbiased inner products over unbiased norms, less the ratio's second-order bias.
 
-    The interval holds the cosines r for which the estimate less r is within its quantiles (`_quantile`), with the spread
-    that it would have if r were true (`_Noise.spread`). How often it holds the truth: docs/calibration.md.
+    The interval holds the cosines r for which the estimate less r is within its quantiles (`_quantile`), with the
+    spread that it would have if r were true (`_Noise.spread`). How often it holds the truth: docs/calibration.md.
     """
     index = np.arange(len(found.n))
     signal = found.squared_norms > 0
