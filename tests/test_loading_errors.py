@@ -11,10 +11,15 @@ from huggingface_hub import errors
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.models import quantization
+from refusal_bench.models.aliases import ALIASES, resolve
+from refusal_bench.models.checkpoint import find_files
 from refusal_bench.models.hub import snapshot
 from refusal_bench.models.loading import load_model
+from refusal_bench.models.show import describe
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny, tiny_tokenizer
+
+PINNED = ALIASES["gemma-2b-it"]
 
 
 class Response:
@@ -85,6 +90,82 @@ def test_only_files_that_are_loaded_are_fetched(monkeypatch, tmp_path):
         ignore_patterns=asked["ignore_patterns"],
     )
     assert list(wanted) == ["model.safetensors", "config.json"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "local"),
+    [(None, False), (refused(errors.RevisionNotFoundError, 404), False), (RuntimeError("no route to host"), True)],
+)
+def test_a_hub_that_does_not_answer_is_asked_once_and_the_cache_read(monkeypatch, tmp_path, raised, local):
+    asked, options = [], {}
+
+    def answer(_, repo, *, revision):
+        asked.append((repo, revision))
+        if raised:
+            raise raised
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", answer)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **given: options.update(given) or tmp_path)
+    assert snapshot("owner/name", None, ["*.json"], pin=PINNED.revision) == tmp_path
+    assert asked == [("owner/name", PINNED.revision)]
+    assert options["local_files_only"] is local
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "asked"),
+    [
+        ("gemma-2b-it", None, PINNED.revision),
+        ("gemma-2b-it", "main", "main"),
+        (PINNED.location, None, None),
+        (PINNED.location, "v9", "v9"),
+    ],
+)
+def test_an_alias_fetches_its_pinned_commit_and_a_hub_id_what_is_asked_for(
+    monkeypatch, tmp_path, model, revision, asked
+):
+    fetched = []
+
+    def fetch(repo, **options):
+        fetched.append((repo, options["revision"]))
+        return tmp_path / "0123abc"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    config = RunConfig(model=model, revision=revision)
+    for weights in (False, True):
+        assert find_files(resolve(model), config, weights=weights).revision == "0123abc"
+    assert fetched == [(PINNED.location, asked)] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "parts"),
+    [
+        ("gemma-2b-it", None, (f"the pin of its alias, commit {PINNED.revision}, is gone", "--revision main")),
+        ("gemma-2b-it", "v9", ("has no revision 'v9'",)),
+        (PINNED.location, None, ("has no revision",)),
+    ],
+)
+def test_a_pin_that_is_gone_is_told_from_a_revision_that_never_was(monkeypatch, model, revision, parts):
+    def fail(*_, **__):
+        raise refused(errors.RevisionNotFoundError, 404)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError) as caught:
+        load_model(RunConfig(model=model, revision=revision))
+    assert str(caught.value).startswith(f"{PINNED.location}: ")
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_show_reads_the_pinned_commit_and_names_it(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(_, **options):
+        asked.append(options["revision"])
+        return save_tiny(tmp_path / options["revision"])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    described = describe("gemma-2b-it", "default")
+    assert asked == [described["revision"]] == [described["pinned_revision"]] == [PINNED.revision]
 
 
 def damaged(folder, how):

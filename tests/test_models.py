@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -45,6 +46,13 @@ def test_capped_attention_scores_are_capped(tmp_path):
     torch.testing.assert_close(loaded(ids).logits, expected)
     uncapped = tiny_module("gemma2", **settings | {"attn_logit_softcapping": None})(ids).logits
     assert (uncapped - expected).abs().max() > 0.1
+
+
+def test_aliases_of_the_hub_pin_a_full_commit_each_its_own():
+    pins = {name: source.revision for name, source in ALIASES.items() if source.kind == "hub"}
+    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins.values())
+    assert len(set(pins.values())) == len(pins)
+    assert all(source.revision is None for source in ALIASES.values() if source.kind != "hub")
 
 
 def test_every_planted_alias_names_a_world():
@@ -238,8 +246,9 @@ def test_show_tells_what_it_can_of_a_gated_model_without_a_network():
     assert "accept the licence" in described["access"]
     assert described["memory_bytes"]["4bit"]["weights"] < 4e9
     assert described["positions"] is None
-    assert described["pinned_revision"] is None
+    assert described["pinned_revision"] == ALIASES["llama-2-7b-chat"].revision
     assert "cannot be reached" in described["not_read"]
+    assert described["pinned_revision"] in described["not_read"]
     with pytest.raises(InputError, match="cannot be reached"):
         describe("nobody/nothing", "default")
 

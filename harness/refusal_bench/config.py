@@ -64,7 +64,7 @@ class RunConfig(BaseModel):
     adapter: str | None = None
     """A PEFT adapter (folder or hub id) merged into the weights."""
     revision: str | None = None
-    """Hub revision (branch, tag or commit)."""
+    """Hub revision (branch, tag or commit); None: the commit that an alias pins, for a hub id `main`."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Off unless asked for."""
     system_prompt: str = "default"

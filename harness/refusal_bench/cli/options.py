@@ -58,7 +58,9 @@ Dtype = Annotated[
 ]
 Device = Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1 or mps.")]
 Adapter = Annotated[str | None, _option("--adapter", "PEFT adapter (folder or hub id) on top.")]
-Revision = Annotated[str | None, _option("--revision", "Hub branch, tag or commit.")]
+Revision = Annotated[
+    str | None, _option("--revision", "Hub branch, tag or commit. Default: an alias's pinned commit, else main.")
+]
 TrustRemoteCode = Annotated[
     bool, _option("--trust-remote-code/--no-trust-remote-code", "Run Python code that comes with a hub model.")
 ]

@@ -33,7 +33,7 @@ class Source:
     shape: Shape | None = None
     """What the model's memory depends on, where it is known before anything is fetched."""
     revision: str | None = None
-    """Pinned commit, where there is one."""
+    """Commit of a hub alias that is fetched unless another revision is asked for."""
     refuses: bool = False
     """Whether the adapter that ships with the package is merged into it."""
 
@@ -47,8 +47,10 @@ def _planted(name: str, world: str, note: str) -> Source:
     return Source(name, "planted", world, note, license="Apache-2.0")
 
 
-def _hub(name: str, location: str, license: str, shape: Shape, note: str = "", *, gated: bool = False) -> Source:
-    return Source(name, "hub", location, note, license, gated, shape)
+def _hub(
+    name: str, location: str, revision: str, license: str, shape: Shape, note: str = "", *, gated: bool = False
+) -> Source:
+    return Source(name, "hub", location, note, license, gated, shape, revision)
 
 
 ALIASES: dict[str, Source] = {
@@ -75,54 +77,69 @@ ALIASES: dict[str, Source] = {
         _planted("planted:no_refusal", "no_refusal", "planted: never refuses"),
         _planted("planted:late", "late", "planted: refusal arises past 80 % of depth"),
         _hub(
-            "llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf", "Llama 2 Community License",
+            "llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf", "f5db02db724555f92da89c216ac04704f23d4590",
+            "Llama 2 Community License",
             llama_like(4096, 11008, 32, 32, 32, 128, 32000), "the study's model; --preset study, arditi", gated=True,
         ),
         _hub(
-            "llama-2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", "Llama 2 Community License",
+            "llama-2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", "a2cb7a712bb6e5e736ca7f8cd98167f81a0b5bd8",
+            "Llama 2 Community License",
             llama_like(5120, 13824, 40, 40, 40, 128, 32000), "--preset arditi", gated=True,
         ),
         _hub(
-            "llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "Llama 3 Community License",
+            "llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "8afb486c1db24fe5011ec46dfbe5b5dccdb575c2",
+            "Llama 3 Community License",
             llama_like(4096, 14336, 32, 32, 8, 128, 128256), "--preset arditi", gated=True,
         ),
         _hub(
-            "llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 Community License",
+            "llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "9213176726f574b556790deb65791e0c5aa438b6",
+            "Llama 3.2 Community License",
             llama_like(2048, 8192, 16, 32, 8, 64, 128256, tied=True), gated=True,
         ),
         _hub(
-            "gemma-2b-it", "google/gemma-2b-it", "Gemma Terms of Use",
+            "gemma-2b-it", "google/gemma-2b-it", "96988410cbdaeb8d5093d1ebdc5a8fb563e02bad",
+            "Gemma Terms of Use",
             llama_like(2048, 16384, 18, 8, 1, 256, 256000, tied=True), "--preset arditi", gated=True,
         ),
         _hub(
-            "gemma-2-2b-it", "google/gemma-2-2b-it", "Gemma Terms of Use",
+            "gemma-2-2b-it", "google/gemma-2-2b-it", "299a8560bedf22ed1c72a8a11e7dce4a7f9f51f8",
+            "Gemma Terms of Use",
             llama_like(2304, 9216, 26, 8, 4, 256, 256000, tied=True, norms=4), gated=True,
         ),
         _hub(
-            "qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0",
+            "qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775",
+            "Apache-2.0",
             llama_like(896, 4864, 24, 14, 2, 64, 151936, tied=True, biases=True),
         ),
         _hub(
-            "qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0",
+            "qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+            "Apache-2.0",
             llama_like(1536, 8960, 28, 12, 2, 128, 151936, tied=True, biases=True),
         ),
         _hub(
-            "qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "Apache-2.0",
+            "qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28",
+            "Apache-2.0",
             llama_like(3584, 18944, 28, 28, 4, 128, 152064, biases=True),
         ),
         _hub(
-            "qwen-1.8b-chat", "Qwen/Qwen-1_8B-Chat", "Tongyi Qianwen RESEARCH LICENSE",
+            "qwen-1.8b-chat", "Qwen/Qwen-1_8B-Chat", "1d0f68de57b88cfde81f3c3e537f24464d889081",
+            "Tongyi Qianwen RESEARCH LICENSE",
             llama_like(2048, 5504, 24, 16, 16, 128, 151936, biases=True), f"--preset arditi; {_OLD_CODE}",
         ),
         _hub(
-            "qwen-7b-chat", "Qwen/Qwen-7B-Chat", "Tongyi Qianwen LICENSE",
+            "qwen-7b-chat", "Qwen/Qwen-7B-Chat", "93a65d34827a3cc269b727e67004743b723e2f83",
+            "Tongyi Qianwen LICENSE",
             llama_like(4096, 11008, 32, 32, 32, 128, 151936, biases=True), f"--preset arditi; {_OLD_CODE}",
         ),
         _hub(
-            "yi-6b-chat", "01-ai/Yi-6B-Chat", "Apache-2.0",
+            "yi-6b-chat", "01-ai/Yi-6B-Chat", "2dbf63b0cb7bc493c0243502c6e6111a36e3a093",
+            "Apache-2.0",
             llama_like(4096, 11008, 32, 32, 4, 128, 64000), "--preset arditi",
         ),
-        _hub("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0", _SMOL),
+        _hub(
+            "smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+            "Apache-2.0", _SMOL,
+        ),
     )
 }  # fmt: skip
 

@@ -84,7 +84,8 @@ def find_files(source: Source, config: RunConfig, *, weights: bool) -> Files:
     if source.kind == "local":
         return Files(source.id, Path(source.location), None, None, trust)
     patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + (["*.safetensors"] if weights else [])
-    folder = snapshot(source.location, config.revision, patterns + (["*.py"] if trust else []))
+    patterns += ["*.py"] if trust else []
+    folder = snapshot(source.location, config.revision, patterns, pin=source.revision)
     return Files(source.id, folder, None, folder.name, trust)
 
 
