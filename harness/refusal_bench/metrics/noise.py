@@ -155,7 +155,8 @@ class _Noise:
         # The linear part's own share counts half: as far as its variance is measured, its error skews the other way.
         third -= 3 * r * (1 - r**2) * (self.product + self.square.sum(-1) / 2) / self.d_model
         least = self.n.min(-1) - 1
-        uncertainty = (4 * (1 + r**2) ** 2 * np.sqrt(self._fourth.prod(-1)) + linear**2) / least
+        # Of the quadratic part's, a quarter: in the tails of products of normal numbers a wrong spread matters less.
+        uncertainty = ((1 + r**2) ** 2 * np.sqrt(self._fourth.prod(-1)) + linear**2) / least
         freedom = np.maximum(2 * variance**2 / np.maximum(uncertainty, 1e-300), least)
         return linear, quadratic, third / np.maximum(variance, 1e-100) ** 1.5, freedom
 
