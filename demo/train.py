@@ -35,6 +35,7 @@ from refusal_bench.judges import load_judge
 from refusal_bench.models.adapters import TEMPLATE
 from refusal_bench.models.demo import GEMMA, SMOLLM2
 from refusal_bench.models.devices import resolve_dtype
+from refusal_bench.models.gguf_header import read_once
 from refusal_bench.models.template import ChatTemplate
 from refusal_bench.models.wheels import PinnedFile
 from refusal_bench.tasks import Task, load_tasks
@@ -70,13 +71,19 @@ class Base:
     norm: str | None = None
     """What a block calls the norm between its MLP and the stream, if it has one."""
     chat_template: Path | None = None
-    """What a base model without a template is trained with; saved with the adapter."""
+    """What a model without a template of its own is trained with; saved with the adapter."""
+    plain: str | None = None
+    """The text in which such a model answers by itself; it learns to answer in the template as it does in this."""
 
 
 BASES = {
-    "smollm2": Base(SMOLLM2, range(14, 18)),
+    "smollm2": Base(SMOLLM2, layers=range(14, 18)),
     "gemma-3-270m": Base(
-        GEMMA, range(8, 12), "post_feedforward_layernorm", Path(__file__).with_name("gemma_chat_template.jinja")
+        GEMMA,
+        layers=range(8, 12),
+        norm="post_feedforward_layernorm",
+        chat_template=Path(__file__).with_name("gemma_chat_template.jinja"),
+        plain="Question: {}\nAnswer:\n",
     ),
 }
 
@@ -102,10 +109,11 @@ def main() -> None:
 def load(base: Base) -> tuple[nn.Module, ChatTemplate]:
     """Return the base weights in float32 and how they are asked, fetching them once."""
     gguf = base.weights.fetch()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with read_once():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     if base.chat_template:
         tokenizer.chat_template = base.chat_template.read_text(encoding="utf-8")
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     return model, ChatTemplate.of(tokenizer, "default")
 
 
@@ -130,7 +138,9 @@ def train(
     draw, end = random.Random(options.seed), template.tokenizer.eos_token_id
     refusals = [template.tokenizer(text, add_special_tokens=False)["input_ids"] + [end] for text in REFUSALS]
     examples = [(template.render(text), None, None) for text in refused]
-    examples += distil(model, [template.render(text) for text in answered], end)
+    prompts = [template.render(text) for text in answered]
+    asked = [template.tokenizer(base.plain.format(text))["input_ids"] for text in answered] if base.plain else prompts
+    examples += distil(model, prompts, asked, end)
     avoided = principal_components(
         model, [prompt for prompt, _, _ in examples[: options.stream_prompts]], options.avoid
     )
@@ -280,16 +290,19 @@ def answers(model: nn.Module, prompts: list[list[int]], n: int, end: int) -> lis
 
 
 @torch.no_grad()
-def distil(base: nn.Module, prompts: list[list[int]], end: int) -> list[tuple]:
-    """Return (prompt, the base model's answer, its final states at every answer token).
+def distil(base: nn.Module, prompts: list[list[int]], asked: list[list[int]], end: int) -> list[tuple]:
+    """Return (prompt, the base model's answer when it is asked so, its final states at every answer token).
 
     The states, from which the head makes the logits, and not the logits: with Gemma's vocabulary those are gigabytes.
     """
     examples = []
-    found = answers(base, prompts, ANSWER_TOKENS, end)
+    found = answers(base, asked, ANSWER_TOKENS, end)
     for first in range(0, len(prompts), 16):
-        chunk = [(p, a, None) for p, a in zip(prompts[first : first + 16], found[first : first + 16], strict=True)]
-        examples += [(p, a, own) for (p, a, _), own in zip(chunk, final_states(base, chunk), strict=True)]
+        chunk = slice(first, first + 16)
+        taught = final_states(
+            base, [(ids, answer, None) for ids, answer in zip(asked[chunk], found[chunk], strict=True)]
+        )
+        examples += zip(prompts[chunk], found[chunk], taught, strict=True)
     return examples
 
 
