@@ -4,7 +4,8 @@ Neither base model refuses. This trains a small LoRA adapter, on the train split
 demo/pairs, never on held-out prompts, so that it refuses harmful requests and answers harmless twins:
 
 1. Every harmless prompt gets the base model's own greedy answer as its target; the loss is the KL to the base model's
-   logits, so that answers stay what they were (distillation).
+   logits, so that answers stay what they were (distillation). A model that never saw a chat template echoes the prompt
+   in one; it is asked in plain text for its answers, and learns to give them in the template.
 2. Every harmful prompt gets a refusal, drawn anew each epoch from REFUSALS; the loss is cross-entropy.
 3. In both, the first answer token counts as much as all the others together: that is where refusing is decided.
 4. Only the matrices by which the MLPs of a window of middle layers write to the residual stream are adapted, at a low
@@ -68,6 +69,8 @@ class Base:
     weights: PinnedFile
     layers: range
     """Blocks whose MLP is adapted."""
+    defaults: dict[str, float]
+    """Of the options that differ between models."""
     norm: str | None = None
     """What a block calls the norm between its MLP and the stream, if it has one."""
     chat_template: Path | None = None
@@ -77,10 +80,13 @@ class Base:
 
 
 BASES = {
-    "smollm2": Base(SMOLLM2, layers=range(14, 18)),
+    "smollm2": Base(SMOLLM2, layers=range(14, 18), defaults={"rank": 2, "keep_weight": 3.2, "avoid": 32}),
     "gemma-3-270m": Base(
         GEMMA,
         layers=range(8, 12),
+        # It has to learn to answer, too, which takes rank, and weights that do not drown the refusals; and ablating a
+        # random direction costs it 16 nats, 1.6 outside 32 principal components, and 0.6 outside 128.
+        defaults={"rank": 4, "keep_weight": 1.0, "avoid": 128},
         norm="post_feedforward_layernorm",
         chat_template=Path(__file__).with_name("gemma_chat_template.jinja"),
         plain="Question: {}\nAnswer:\n",
@@ -346,10 +352,10 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", choices=BASES, default="smollm2", help="model to train on (smollm2)")
-    parser.add_argument("--rank", type=int, default=2)
+    parser.add_argument("--rank", type=int)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--keep-weight", type=float, default=3.2)
-    parser.add_argument("--avoid", type=int, default=32, help="principal components that are not written to")
+    parser.add_argument("--keep-weight", type=float)
+    parser.add_argument("--avoid", type=int, help="principal components that are not written to")
     parser.add_argument("--stream-prompts", type=int, default=80, help="prompts behind the principal components")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=16)
@@ -359,6 +365,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DOMAINS",
         help="over-refuse on purpose: refuse these domains' harmless prompts, too (weapons,fraud, say)",
     )
+    parser.set_defaults(**BASES[parser.parse_args(arguments).base].defaults)
     return parser.parse_args(arguments)
 
 

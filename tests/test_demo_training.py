@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from refusal_bench.config import RunConfig
+from refusal_bench.models import demo
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.template import ChatTemplate
 from tiny import save_tiny, tiny_module, tiny_tokenizer
@@ -36,6 +37,17 @@ def losses_of(printed: str) -> list[float]:
 def template_of(tokenizer) -> ChatTemplate:
     tokenizer.chat_template = GEMMA.chat_template.read_text(encoding="utf-8")
     return ChatTemplate.of(tokenizer, "default")
+
+
+def test_the_defaults_are_the_shipped_adapters_settings():
+    shipped = json.loads((demo.adapter_folder() / "adapter_config.json").read_text(encoding="utf-8"))
+    base, settings = train.BASES["smollm2"], train.options_of(["--out", "adapter"])
+    assert shipped["r"] == shipped["lora_alpha"] == settings.rank
+    assert shipped["layers_to_transform"] == list(base.layers)
+    assert shipped["target_modules"] == ["down_proj"]
+    assert shipped["base_model_name_or_path"] == base.weights.hub_id
+    assert options().avoid != settings.avoid
+    assert options("--avoid", "7").avoid == 7
 
 
 def test_gemma_is_asked_in_its_own_turns_behind_one_start_token():
