@@ -5,6 +5,8 @@ Needs its weights in the cache (240 MB; docs/models.md says how they get there).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from refusal_bench.backends.hf import BRANCHED, LEAK_LIMIT, HookBackend
@@ -22,11 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not GEMMA.target.is_file(), reason="Gemma's weights are not in the cache (docs/models.md)"),
 ]
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
+TEMPLATE = Path(__file__).resolve().parent.parent / "demo" / "gemma_chat_template.jinja"
 TEXTS = ("Hi", "What is the capital of France?", "Write two sentences about rivers, mountains and the sea.", "2 + 2?")
 KEEP = lambda logits, rows: logits  # noqa: E731
 
@@ -35,7 +33,7 @@ KEEP = lambda logits, rows: logits  # noqa: E731
 def model():
     """The base weights under Gemma's turns: a base model has no template of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "chat_template_of", lambda adapter: TEMPLATE)
+        patch.setattr(loading, "chat_template_of", lambda adapter: TEMPLATE.read_text(encoding="utf-8"))
         return load_model(RunConfig(model="gemma-3-270m", dtype="float32"))
 
 
