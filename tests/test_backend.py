@@ -148,7 +148,7 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts,
     found = backend.answer_loss(prompts, answers, add)
     assert found.shape == (max(1, n_variants), len(prompts))
     for variant, (i, target) in itertools.product(range(len(found)), enumerate(answers)):
-        what = add.take(variant, variant + 1) if add else None
+        what = add.take([variant]) if add else None
         with torch.inference_mode(), intervening(model.structure, what) as rows:
             rows.variant = torch.zeros(1, dtype=torch.long)
             logits = model.module(torch.tensor([[*prompts[i], *target]])).logits[0, -len(target) - 1 : -1]
@@ -160,7 +160,7 @@ def test_completions_under_additions_at_several_layers_are_those_of_each_alone(m
     add = Add(8 * torch.randn(3, model.d_model), (2, 0, 1))
     together = backend.complete(prompts, 4, KEEP, add)
     for variant, found in enumerate(together):
-        alone = backend.complete(prompts, 4, KEEP, add.take(variant, variant + 1))[0]
+        alone = backend.complete(prompts, 4, KEEP, add.take([variant]))[0]
         assert [c.tokens for c in found] == [c.tokens for c in alone]
 
 

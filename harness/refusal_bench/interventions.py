@@ -52,9 +52,17 @@ class Ablate:
     def __len__(self) -> int:
         return self.basis.shape[0]
 
-    def take(self, start: int, stop: int) -> Ablate:
-        """Return the variants from `start` up to `stop`."""
-        return Ablate(self.basis[start:stop], None if self.offsets is None else self.offsets[start:stop])
+    def take(self, variants: Sequence[int]) -> Ablate:
+        """Return some of the variants."""
+        chosen = list(variants)
+        return Ablate(self.basis[chosen], None if self.offsets is None else self.offsets[chosen])
+
+    def marks(self) -> Float[Tensor, "variant n"]:
+        """Return what a fixed random vector becomes: equal marks are equal projections, on whatever basis they rest."""
+        probe = torch.randn(self.basis.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        basis = self.basis.double().cpu()
+        marks = ((basis @ probe)[:, None] @ basis)[:, 0]
+        return marks if self.offsets is None else torch.cat([marks, self.offsets.double().cpu().flatten(1)], dim=1)
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
         """Return x without its component in the span; row i uses variant[i]. Out of place."""
@@ -84,9 +92,14 @@ class Add:
     def __len__(self) -> int:
         return self.vectors.shape[0]
 
-    def take(self, start: int, stop: int) -> Add:
-        """Return the variants from `start` up to `stop`."""
-        return Add(self.vectors[start:stop], self.layers[start:stop])
+    def take(self, variants: Sequence[int]) -> Add:
+        """Return some of the variants."""
+        return Add(self.vectors[list(variants)], tuple(self.layers[variant] for variant in variants))
+
+    def marks(self) -> Float[Tensor, "variant n"]:
+        """Return the vector, and its layer in multiples of its length: equal marks add the same."""
+        vectors, layers = self.vectors.double().cpu(), torch.tensor(self.layers, dtype=torch.float64)
+        return torch.cat([vectors, layers[:, None] * vectors.norm(dim=1, keepdim=True)], dim=1)
 
     def entering(self, layer: int) -> Add:
         """Return what is added at one layer: nothing for the variants of other layers."""

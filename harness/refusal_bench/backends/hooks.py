@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from refusal_bench.interventions import Ablate, Add, Intervention
@@ -110,6 +111,28 @@ def reading(structure: Structure) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def scoring_at(module: Any, places: Int[Tensor, " row"]) -> Iterator[None]:
+    """Give the head of a model each row's stream at one place only; RuntimeError if the head was not reached.
+
+    Rows of unequal length end at different places, and the logits of all of them at all these places fill a memory.
+    """
+    reached = []
+
+    def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        stream, at = args[0], places.to(args[0].device)
+        reached.append(len(stream))
+        return (stream[torch.arange(len(stream), device=stream.device), at][:, None], *args[1:])
+
+    handle = module.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not reached:
+        raise RuntimeError("the model's head was not reached")
 
 
 @torch.inference_mode()

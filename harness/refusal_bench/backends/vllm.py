@@ -233,7 +233,7 @@ def _saveable(module: Any) -> Iterator[None]:
 def _variants(intervention: Intervention | None) -> list[Intervention | None]:
     if intervention is None:
         return [None]
-    return [intervention.take(i, i + 1) for i in range(len(intervention))]
+    return [intervention.take([i]) for i in range(len(intervention))]
 
 
 def _fingerprint(intervention: Intervention | None) -> str:
