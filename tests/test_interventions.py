@@ -102,6 +102,27 @@ def test_each_row_gets_its_own_variant(seed, variants):
             torch.testing.assert_close(taken, alone)
 
 
+@FAST
+@given(SEEDS, WIDTHS, st.integers(1, 3))
+def test_marks_are_equal_for_one_projection_on_any_basis_and_differ_for_another(seed, width, k):
+    vectors = normal(seed, min(k, width - 1), width)
+    mixed = normal(seed + 1, len(vectors), len(vectors)) @ vectors
+    (mark,), (again,) = Ablate.span(vectors).marks(), Ablate.span(mixed).marks()
+    torch.testing.assert_close(again, mark, atol=1e-6, rtol=1e-6)
+    (more,) = Ablate.span(torch.cat([vectors, normal(seed + 2, 1, width)])).marks()
+    (less,) = Ablate.partly(vectors[0], [0.5]).marks()
+    assert (more - mark).norm() > 1e-5 * mark.norm()
+    assert (less - mark).norm() > 1e-5 * mark.norm()
+    assert Ablate.to_mean(vectors[0], normal(seed, 2, width)).marks().shape != mark[None].shape
+
+
+def test_marks_of_additions_tell_vectors_and_layers_apart():
+    vector = normal(0, 1, 5)
+    marks = Add(torch.cat([vector, vector, 1.01 * vector, vector]), (3, 3, 3, 4)).marks()
+    assert torch.equal(marks[0], marks[1])
+    assert all((marks[0] - other).norm() > 1e-5 * marks[0].norm() for other in marks[2:])
+
+
 def test_length_and_layer_survive_taking_variants():
     ablate, add = Ablate.each(normal(0, 5, 4)), Add.at(normal(0, 5, 4), layer=3)
     assert (len(ablate), len(ablate.take([1, 2]))) == (5, 2)

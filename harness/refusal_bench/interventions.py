@@ -49,6 +49,11 @@ class Ablate:
         # Directions that are linearly dependent span fewer dimensions; 1e-6 is far above float32 rounding.
         return Ablate(right[singular > 1e-6 * singular[0]][None].to(directions.dtype))
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it leaves the model as it is."""
+        return self.offsets is None and not self.basis.any()
+
     def __len__(self) -> int:
         return self.basis.shape[0]
 
@@ -115,8 +120,11 @@ Intervention = Ablate | Add
 
 
 def stacked_ablation(bases: Sequence[Float[Tensor, "k d_model"]]) -> Ablate:
-    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing."""
-    spans = [Ablate.span(basis).basis[0] for basis in bases]
+    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing.
+
+    One without any vectors leaves the model as it is.
+    """
+    spans = [Ablate.span(basis).basis[0] if len(basis) else basis for basis in bases]
     widest = max(map(len, spans))
     return Ablate(torch.stack([torch.nn.functional.pad(span, (0, 0, 0, widest - len(span))) for span in spans]))
 

@@ -20,6 +20,7 @@ from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
 from refusal_bench.prompts import Domain
+from refusal_bench.tasks.schema import Label
 
 Observation = dict[str, Any]
 """{labels, scores, kl} of one row, in prompt order; without text {scores, kl}."""
@@ -81,22 +82,33 @@ def measure_column(
     base = backend.logits(harmless, lambda logits, _: logits)[0]
     measured = {"harmful": Measured(), "harmless": Measured()}
 
-    def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
+    def observe(
+        rows: str | Sequence[str], prompts: Sequence[Any], what: Ablate | Add | None, **options: Any
+    ) -> list[Observation]:
+        stage = f"{name}.{rows}" if isinstance(rows, str) else [f"{name}.{row}" for row in rows]
         generate = options.pop("generate", domain.generate or what is None)
-        return evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
+        return evaluator.evaluate(stage, prompts, what, generate=generate, on_progress=on_progress, **options)
 
-    baseline_harmful = observe("baseline_harmful", harmful, None)[0]
-    baseline_harmless = observe("baseline_harmless", harmless, None)[0]
+    def ablated_beside_baseline(
+        label: Label, bases: Sequence[Tensor], base: Tensor | None = None
+    ) -> tuple[Observation, list[Observation]]:
+        """Observe a label's prompts as they are and ablated, in common passes where both have text."""
+        prompts, plain, stage = getattr(domain.held_out, label), f"baseline_{label}", f"ablated_{label}"
+        what = stacked_ablation(bases)
+        if domain.generate:
+            together = stacked_ablation([bases[0][:0], *bases])
+            baseline, *ablated = observe([plain, *[stage] * len(bases)], prompts, together, base=base)
+        else:
+            (baseline,), ablated = observe(plain, prompts, None), observe(stage, prompts, what, base=base)
+        measured[label].add(what, ablated)
+        return baseline, ablated
+
     own, _ = interventions.own[name]
     own_ablation = Ablate.each(own[None])
-    own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base)
-    measured["harmless"].add(own_ablation, own_harmless)
-
     domains = list(interventions.own) if interventions.cross else [name]
     rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
-    ablating = stacked_ablation(list(rows.values()))
-    ablated = observe("ablated_harmful", harmful, ablating)
-    measured["harmful"].add(ablating, ablated)
+    baseline_harmful, ablated = ablated_beside_baseline("harmful", list(rows.values()))
+    baseline_harmless, own_harmless = ablated_beside_baseline("harmless", [own[None]], base)
     vectors = {row: interventions.own[row] for row in domains}
     vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
