@@ -387,12 +387,16 @@ def test_rows_that_are_one_intervention_are_measured_once():
     assert scored["ablated_harmless"]["privacy"]["scores"] == found["ablated_harmless"]["scores"]
     # The domain's direction at its own layer, not the common one.
     assert scored["dose_added_harmless"]["1.0"]["scores"] == found["added"]["privacy"]["scores"]
-    done = {stage.split(".", 1)[1]: variants for stage, variants, *_ in evaluator.seen}
-    known = {name: len(one.rows) - done[name] for one in interventions.batches("privacy") if (name := one.name)}
-    assert known["ablated_harmful"] == len(twins) + 1
-    assert (known["ablated_harmless"], known["dose_added_harmless"], known["dose_added_harmful"]) == (5, 1, 0)
-    assert (known["dose_ablated_harmless"], known["dose_ablated_harmful"]) == (1, 1)
-    assert known["added_harmless"] == 1  # two of the domains have the same shared part
+    rows = {one.name: len(one.rows) for one in interventions.batches("privacy")}
+    passes = {stage.split(".")[1]: variants for stage, variants, *_ in evaluator.seen if "+" in stage}
+    known = {names: sum(rows[name] for name in names.split("+")) - variants for names, variants in passes.items()}
+    assert known == {
+        # Those above, of which one is a dose, and the second of two orderings that take the same pair.
+        "ablated_harmful+parts+dose_ablated_harmful": 5,
+        "ablated_harmless+dose_ablated_harmless": 6,
+        # A dose, and two of the domains have the same shared part.
+        "added_harmless+dose_added_harmless": 2,
+    }
 
 
 def test_a_task_that_forbids_it_generates_no_text_under_intervention():
@@ -402,7 +406,7 @@ def test_a_task_that_forbids_it_generates_no_text_under_intervention():
     assert generated == {"baseline_harmful", "baseline_harmless"}
     based = {stage.split(".")[1] for stage, *_, base in evaluator.seen if base}
     # KL is of harmless prompts.
-    assert based == {
+    assert {name for names in based for name in names.split("+")} == {
         *("ablated_harmless", "added_harmless", "dose_added_harmless", "dose_ablated_harmless", "affine_harmless")
     }
 

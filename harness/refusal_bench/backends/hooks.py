@@ -19,7 +19,25 @@ from refusal_bench.models.structure import Structure, first_output, replace_firs
 class Rows:
     """Which variant of the intervention each row of the current batch uses; set before every forward pass."""
 
-    variant: Tensor
+    def __init__(self) -> None:
+        self._taken: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    @property
+    def variant(self) -> Tensor:
+        """Variant of each row."""
+        return self._variant
+
+    @variant.setter
+    def variant(self, variant: Tensor) -> None:
+        self._variant = variant
+        self._taken.clear()
+
+    def take(self, table: Tensor, like: Tensor) -> Tensor:
+        """Each row's part of a table with one entry a variant: gathered once a pass, not at every hook."""
+        key = (id(table), like.device, like.dtype)
+        if key not in self._taken:
+            self._taken[key] = table.to(like)[self.variant.to(like.device)]
+        return self._taken[key]
 
 
 @contextmanager
@@ -49,7 +67,8 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
         return hook
 
     def applied(what: Intervention) -> Callable[[Tensor], Tensor]:
-        return lambda x: what.apply(x, rows.variant)
+        table = what.table
+        return lambda x: what.change(x, rows.take(table, x))
 
     def branched(add: Add, layer: int) -> Callable[[Tensor], Tensor]:
         def grown(x: Tensor) -> Tensor:

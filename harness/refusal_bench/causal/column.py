@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from refusal_bench.causal.dependence import dependence
 from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
-from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
+from refusal_bench.interventions import Ablate, Add, Intervention, joined, stacked_ablation
 from refusal_bench.prompts import Domain
 from refusal_bench.tasks.schema import Label
 
@@ -114,13 +115,18 @@ def measure_column(
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
     added = observe("added_harmless", harmless, adding, base=base)
     measured["harmless"].add(adding, added)
-    scored = {}
-    for batch in interventions.batches(name):
-        prompts, reference = (harmful, None) if batch.prompts == "harmful" else (harmless, base)
-        done, measure = measured[batch.prompts], partial(observe, batch.name, prompts, base=reference, generate=False)
-        before = len(done.marks)
-        scored[batch.name] = dict(zip(batch.rows, done.scores(batch.what, measure), strict=True))
-        on_progress(len(prompts) * (len(batch.rows) - (len(done.marks) - before)))  # rows that were known
+    scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in interventions.batches(name)}
+    for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
+        batches = [batch for batch in interventions.batches(name) if batch.prompts == label]
+        for places, what in joined([batch.what for batch in batches]):
+            together, done = [batches[place] for place in places], measured[label]
+            stage = "+".join(batch.name for batch in together)
+            before = len(done.marks)
+            found = done.scores(what, partial(observe, stage, prompts, base=reference, generate=False))
+            on_progress(len(prompts) * (len(what) - (len(done.marks) - before)))  # rows that were known
+            cells = iter(found)
+            for batch in together:
+                scored[batch.name] = dict(zip(batch.rows, islice(cells, len(batch.rows)), strict=True))
     column = {
         "baseline_harmful": _without_text(baseline_harmful),
         "baseline_harmless": _without_text(baseline_harmless),
