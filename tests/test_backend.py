@@ -67,6 +67,25 @@ def test_unmodified_logits_equal_those_of_each_prompt_alone(model, backend, prom
     torch.testing.assert_close(backend.logits(prompts, KEEP)[0], expected, atol=2e-5, rtol=1e-4)
 
 
+def test_every_row_has_logits_at_one_place_however_long_it_is(model, backend, prompts):
+    sizes = []
+    handle = model.module.get_output_embeddings().register_forward_hook(
+        lambda _, args, output: sizes.append(tuple(output.shape[:2]))
+    )
+    try:
+        backend.complete(prompts, 3, KEEP)
+    finally:
+        handle.remove()
+    assert max(rows for rows, _ in sizes) > 1
+    assert {places for _, places in sizes} == {1}
+
+
+def test_a_head_that_is_not_reached_is_an_error(model, backend, prompts, monkeypatch):
+    monkeypatch.setattr(model.module, "get_output_embeddings", lambda: torch.nn.Identity())
+    with pytest.raises(RuntimeError, match="head was not reached"):
+        backend.logits(prompts, KEEP)
+
+
 def test_ablating_every_write_equals_ablating_every_read_and_write(model, backend, prompts):
     directions = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
     found = backend.logits(prompts, KEEP, Ablate.each(directions))
