@@ -25,14 +25,15 @@ def refusal_score(logits: Float[Tensor, "row vocab"], refusal_tokens: Sequence[i
     """Log-odds (nats) that the next token is one of `refusal_tokens`; Arditi et al. 2024, appendix B."""
     # float64 before the softmax: 1 - P loses everything in float32 when P is close to 1.
     chosen = list(refusal_tokens)
-    some = [torch.softmax(x.double(), dim=-1)[:, chosen].sum(dim=-1) for x in logits.split(ROWS_AT_ONCE)]
+    some = [torch.softmax(x.double(), dim=-1)[:, chosen].sum(dim=-1) for x in torch.split(logits, ROWS_AT_ONCE)]
     probability = torch.cat(some).clamp(max=1.0)
     return torch.log(probability + SCORE_EPSILON) - torch.log1p(SCORE_EPSILON - probability)
 
 
 def kl_divergence(base: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """KL(base ‖ changed) in nats of the next-token distributions, exact in float64, never negative."""
-    return torch.cat([_kl(*some) for some in zip(base.split(ROWS_AT_ONCE), changed.split(ROWS_AT_ONCE), strict=True)])
+    parts = zip(torch.split(base, ROWS_AT_ONCE), torch.split(changed, ROWS_AT_ONCE), strict=True)
+    return torch.cat([_kl(*some) for some in parts])
 
 
 def _kl(base: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
