@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Ablate, Add, joined, stacked_ablation
 from sklearn.linear_model import LinearRegression
 
 FAST = settings(max_examples=60, deadline=None)
@@ -121,6 +121,32 @@ def test_marks_of_additions_tell_vectors_and_layers_apart():
     marks = Add(torch.cat([vector, vector, 1.01 * vector, vector]), (3, 3, 3, 4)).marks()
     assert torch.equal(marks[0], marks[1])
     assert all((marks[0] - other).norm() > 1e-5 * marks[0].norm() for other in marks[2:])
+
+
+def test_interventions_that_one_pass_can_evaluate_are_joined_and_stay_what_they_are():
+    x = normal(9, 1, 2, 5)
+    affine = Ablate.to_mean(normal(0, 5), normal(1, 3, 5))
+    given = [Ablate.each(normal(2, 2, 5)), Add.at(normal(3, 2, 5), 1), affine, Ablate.span(normal(4, 3, 5))]
+    given += [Add.at(normal(5, 1, 5), 2)]
+    found = joined(given)
+    assert [places for places, _ in found] == [[0, 3], [1, 4], [2]]
+    for places, together in found:
+        alone = [(given[place], variant) for place in places for variant in range(len(given[place]))]
+        assert len(together) == len(alone)
+        for i, (what, variant) in enumerate(alone):
+            expected = what.apply(x, torch.tensor([variant]))
+            torch.testing.assert_close(together.apply(x, torch.tensor([i])), expected)
+    assert found[1][1].layers == (1, 1, 2)
+    assert found[2][1] is affine
+
+
+def test_a_span_of_no_vectors_is_nothing_beside_others():
+    vectors = normal(0, 2, 6)
+    both = stacked_ablation([vectors[:0], vectors])
+    x = normal(1, 1, 3, 6)
+    assert torch.equal(both.apply(x, one(1)), x)
+    assert [both.take([variant]).is_nothing for variant in (0, 1)] == [True, False]
+    assert not Ablate(torch.zeros(1, 1, 6), normal(2, 1, 3, 6)).is_nothing
 
 
 def test_length_and_layer_survive_taking_variants():
