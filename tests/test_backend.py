@@ -67,6 +67,25 @@ def test_unmodified_logits_equal_those_of_each_prompt_alone(model, backend, prom
     torch.testing.assert_close(backend.logits(prompts, KEEP)[0], expected, atol=2e-5, rtol=1e-4)
 
 
+def test_every_row_has_logits_at_one_place_however_long_it_is(model, backend, prompts):
+    sizes = []
+    handle = model.module.get_output_embeddings().register_forward_hook(
+        lambda _, args, output: sizes.append(tuple(output.shape[:2]))
+    )
+    try:
+        backend.complete(prompts, 3, KEEP)
+    finally:
+        handle.remove()
+    assert max(rows for rows, _ in sizes) > 1
+    assert {places for _, places in sizes} == {1}
+
+
+def test_a_head_that_is_not_reached_is_an_error(model, backend, prompts, monkeypatch):
+    monkeypatch.setattr(model.module, "get_output_embeddings", lambda: torch.nn.Identity())
+    with pytest.raises(RuntimeError, match="head was not reached"):
+        backend.logits(prompts, KEEP)
+
+
 def test_ablating_every_write_equals_ablating_every_read_and_write(model, backend, prompts):
     directions = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
     found = backend.logits(prompts, KEEP, Ablate.each(directions))
@@ -148,7 +167,7 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts,
     found = backend.answer_loss(prompts, answers, add)
     assert found.shape == (max(1, n_variants), len(prompts))
     for variant, (i, target) in itertools.product(range(len(found)), enumerate(answers)):
-        what = add.take(variant, variant + 1) if add else None
+        what = add.take([variant]) if add else None
         with torch.inference_mode(), intervening(model.structure, what) as rows:
             rows.variant = torch.zeros(1, dtype=torch.long)
             logits = model.module(torch.tensor([[*prompts[i], *target]])).logits[0, -len(target) - 1 : -1]
@@ -160,7 +179,7 @@ def test_completions_under_additions_at_several_layers_are_those_of_each_alone(m
     add = Add(8 * torch.randn(3, model.d_model), (2, 0, 1))
     together = backend.complete(prompts, 4, KEEP, add)
     for variant, found in enumerate(together):
-        alone = backend.complete(prompts, 4, KEEP, add.take(variant, variant + 1))[0]
+        alone = backend.complete(prompts, 4, KEEP, add.take([variant]))[0]
         assert [c.tokens for c in found] == [c.tokens for c in alone]
 
 

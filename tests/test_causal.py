@@ -331,8 +331,8 @@ class FakeEvaluator:
     def logits(self, prompts, reduce, intervention=None, on_progress=lambda rows: None):
         if reduce.__name__ != "keep":
             return torch.zeros(1, len(prompts), 3)
-        on_progress(len(prompts))
-        return torch.zeros(1, len(prompts), 2, 3)
+        on_progress(len(intervention) * len(prompts))
+        return torch.zeros(len(intervention), len(prompts), 2, 6)
 
     def answer_loss(self, prompts, answers, ablation=None):
         assert len(prompts) == len(answers)
@@ -341,7 +341,8 @@ class FakeEvaluator:
     def evaluate(self, stage, prompts, what, base=None, *, generate, on_progress):
         variants = 1 if what is None else len(what)
         on_progress(variants * len(prompts))
-        self.seen.append((stage, variants, len(prompts), generate, base is not None))
+        stages = [stage] if isinstance(stage, str) else stage
+        self.seen += [(one, variants, len(prompts), generate, base is not None) for one in dict.fromkeys(stages)]
         return [
             {"labels": "C" * len(prompts), "scores": [float(v)] * len(prompts), "kl": [0.0] * len(prompts)}
             | {"tokens": [[1, 2]] * (len(prompts) - 1) + [[]]}
@@ -367,8 +368,35 @@ def test_a_column_measures_as_many_rows_as_announced_and_keeps_no_text(sections)
     crossed = list(DOMAINS) if sections[0] else ["privacy"]
     assert list(found["ablated"]) == crossed + list(interventions.ablate)
     assert list(found["added"]) == crossed + list(interventions.add)
-    # scores number the variants: the rows come back in the order in which they were stacked
-    assert [row["scores"][0] for row in found["ablated"].values()] == list(range(len(found["ablated"])))
+    # scores number the variants: the rows come back in the order in which they were stacked, behind the baseline
+    assert found["baseline_harmful"]["scores"][0] == 0
+    assert [row["scores"][0] for row in found["ablated"].values()] == list(range(1, 1 + len(found["ablated"])))
+
+
+def test_rows_that_are_one_intervention_are_measured_once():
+    evaluator, interventions = FakeEvaluator(), planned()
+    found = measure_column(evaluator, "privacy", fake_domain(5), interventions, lambda rows: None)
+    text, scored = found["ablated"], found["scored"]
+    # Every direction of this plan is its domain's own, two of them the first of an ordering; the pair is in both.
+    twins = {"span": "subspace.3", "mincos.1": "fraud", "greedy.1": "privacy"}
+    for row, twin in twins.items():
+        assert scored["ablated_harmful"][row]["scores"] == text[twin]["scores"]
+        assert scored["ablated_harmless"][row] == scored["ablated_harmless"][twin]
+    assert scored["ablated_harmful"]["mincos.2"] == scored["ablated_harmful"]["greedy.2"]
+    assert scored["dose_ablated_harmful"]["1.0"]["scores"] == text["privacy"]["scores"]
+    assert scored["ablated_harmless"]["privacy"]["scores"] == found["ablated_harmless"]["scores"]
+    # The domain's direction at its own layer, not the common one.
+    assert scored["dose_added_harmless"]["1.0"]["scores"] == found["added"]["privacy"]["scores"]
+    rows = {one.name: len(one.rows) for one in interventions.batches("privacy")}
+    passes = {stage.split(".")[1]: variants for stage, variants, *_ in evaluator.seen if "+" in stage}
+    known = {names: sum(rows[name] for name in names.split("+")) - variants for names, variants in passes.items()}
+    assert known == {
+        # Those above, of which one is a dose, and the second of two orderings that take the same pair.
+        "ablated_harmful+parts+dose_ablated_harmful": 5,
+        "ablated_harmless+dose_ablated_harmless": 6,
+        # A dose, and two of the domains have the same shared part.
+        "added_harmless+dose_added_harmless": 2,
+    }
 
 
 def test_a_task_that_forbids_it_generates_no_text_under_intervention():
@@ -378,7 +406,7 @@ def test_a_task_that_forbids_it_generates_no_text_under_intervention():
     assert generated == {"baseline_harmful", "baseline_harmless"}
     based = {stage.split(".")[1] for stage, *_, base in evaluator.seen if base}
     # KL is of harmless prompts.
-    assert based == {
+    assert {name for names in based for name in names.split("+")} == {
         *("ablated_harmless", "added_harmless", "dose_added_harmless", "dose_ablated_harmless", "affine_harmless")
     }
 
@@ -388,13 +416,13 @@ def test_a_row_is_ablated_as_its_own_subspace_beside_wider_ones():
 
     class Capturing(FakeEvaluator):
         def evaluate(self, stage, prompts, what, base=None, **options):
-            captured[stage] = what
+            captured[stage if isinstance(stage, str) else stage[-1]] = what
             return super().evaluate(stage, prompts, what, base, **options)
 
     interventions = Interventions({"a": (VECTORS[0], 0)}, {"subspace.2": VECTORS[1:]}, {}, 0, cross=True)
     measure_column(Capturing(), "a", fake_domain(2), interventions, lambda rows: None)
     x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
-    found = captured["a.ablated_harmful"].apply(x, torch.tensor([0, 1]))
+    found = captured["a.ablated_harmful"].apply(x, torch.tensor([1, 2]))  # behind the unmodified model
     expected = x.clone()
     expected[0, :, 0] = 0
     expected[1, :, 1:3] = 0

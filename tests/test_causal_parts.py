@@ -10,18 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.causal import measure_column, plan
 from refusal_bench.causal.dependence import dependence, n_layers_compared
 from refusal_bench.causal.depth import layer_geometry, parting
-from refusal_bench.causal.directions import permuted_means
+from refusal_bench.causal.directions import Directions, permuted_means
 from refusal_bench.causal.dose import half_effect
 from refusal_bench.causal.orderings import greedy_by_effect, mincos, orthonormal
 from refusal_bench.causal.sites import site_effect
 from refusal_bench.causal.transfer import transfer_summary
-from refusal_bench.config import RunConfig
+from refusal_bench.config import QUICK, RunConfig
+from refusal_bench.evaluation import Evaluator
 from refusal_bench.interventions import Ablate, Add
+from refusal_bench.judges import load_judge
 from refusal_bench.metrics.mantel import mantel
 from refusal_bench.models.loading import load_model
 from refusal_bench.observation import Residuals
+from refusal_bench.prompts import Domain, Rendered
 from refusal_bench.record import LayerGeometry, Site
 from scipy import stats
 from tiny import save_tiny
@@ -302,6 +306,37 @@ def test_ablating_to_the_mean_gives_the_stream_the_means_component_everywhere(ba
     torch.testing.assert_close(both[0], found, atol=1e-4, rtol=1e-3)
     plain = backend.logits(prompts, lambda logits, _: logits, Ablate.each(direction[None]))[0]
     torch.testing.assert_close(both[1], plain, atol=1e-4, rtol=1e-3)
+
+
+def test_measuring_what_is_one_intervention_once_changes_nothing(backend, prompts, monkeypatch):
+    d_model, names = backend.model.d_model, ("a", "b", "c")
+    common = normal(4, 3, d_model)
+    own = {name: (vector, layer) for layer, (name, vector) in enumerate(zip(names, common, strict=True))}
+    means = {name: normal(5, backend.model.n_layers, d_model) for name in names}
+    directions = Directions(own, means, common, normal(6, 1, d_model), 1)
+    sizes = QUICK.model_copy(update={"n_random_directions": 1, "n_scored_random_directions": 2})
+    interventions = plan(directions, [1, 0, 2], sizes, 0, cross=True, subspace=True)
+    ids = tuple(map(str, range(len(prompts))))
+    split = Rendered(ids, ids, tuple(prompts), tuple(reversed(prompts)))
+    evaluator = Evaluator(backend, (40, 41), 4, load_judge("opener"))
+
+    def measure():
+        before = backend.counters.tokens
+        column = measure_column(evaluator, "b", Domain(split, split, split, True), interventions, lambda rows: None)
+        return column, backend.counters.tokens - before
+
+    once, spent = measure()
+    monkeypatch.setattr("refusal_bench.causal.column.SAME", -1.0)
+    every, spent_on_all = measure()
+    assert spent < 0.95 * spent_on_all
+    assert {name: list(rows) for name, rows in once["scored"].items()} == {
+        name: list(rows) for name, rows in every["scored"].items()
+    }
+    for name, rows in every["scored"].items():
+        for row, observation in rows.items():
+            for what in ("scores", "kl"):
+                np.testing.assert_allclose(once["scored"][name][row][what], observation[what], atol=1e-4)
+    assert once["ablated"] == every["ablated"]
 
 
 @FAST

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Ablate, Add, joined, stacked_ablation
 from sklearn.linear_model import LinearRegression
 
 FAST = settings(max_examples=60, deadline=None)
@@ -98,14 +98,61 @@ def test_each_row_gets_its_own_variant(seed, variants):
         for row, variant in enumerate(variants):
             alone = single(variant).apply(x[row : row + 1], one(1))
             torch.testing.assert_close(together[row : row + 1], alone)
-            taken = many.take(variant, variant + 1).apply(x[row : row + 1], one(1))
+            taken = many.take([variant]).apply(x[row : row + 1], one(1))
             torch.testing.assert_close(taken, alone)
+
+
+@FAST
+@given(SEEDS, WIDTHS, st.integers(1, 3))
+def test_marks_are_equal_for_one_projection_on_any_basis_and_differ_for_another(seed, width, k):
+    vectors = normal(seed, min(k, width - 1), width)
+    mixed = normal(seed + 1, len(vectors), len(vectors)) @ vectors
+    (mark,), (again,) = Ablate.span(vectors).marks(), Ablate.span(mixed).marks()
+    torch.testing.assert_close(again, mark, atol=1e-6, rtol=1e-6)
+    (more,) = Ablate.span(torch.cat([vectors, normal(seed + 2, 1, width)])).marks()
+    (less,) = Ablate.partly(vectors[0], [0.5]).marks()
+    assert (more - mark).norm() > 1e-5 * mark.norm()
+    assert (less - mark).norm() > 1e-5 * mark.norm()
+    assert Ablate.to_mean(vectors[0], normal(seed, 2, width)).marks().shape != mark[None].shape
+
+
+def test_marks_of_additions_tell_vectors_and_layers_apart():
+    vector = normal(0, 1, 5)
+    marks = Add(torch.cat([vector, vector, 1.01 * vector, vector]), (3, 3, 3, 4)).marks()
+    assert torch.equal(marks[0], marks[1])
+    assert all((marks[0] - other).norm() > 1e-5 * marks[0].norm() for other in marks[2:])
+
+
+def test_interventions_that_one_pass_can_evaluate_are_joined_and_stay_what_they_are():
+    x = normal(9, 1, 2, 5)
+    affine = Ablate.to_mean(normal(0, 5), normal(1, 3, 5))
+    given = [Ablate.each(normal(2, 2, 5)), Add.at(normal(3, 2, 5), 1), affine, Ablate.span(normal(4, 3, 5))]
+    given += [Add.at(normal(5, 1, 5), 2)]
+    found = joined(given)
+    assert [places for places, _ in found] == [[0, 3], [1, 4], [2]]
+    for places, together in found:
+        alone = [(given[place], variant) for place in places for variant in range(len(given[place]))]
+        assert len(together) == len(alone)
+        for i, (what, variant) in enumerate(alone):
+            expected = what.apply(x, torch.tensor([variant]))
+            torch.testing.assert_close(together.apply(x, torch.tensor([i])), expected)
+    assert found[1][1].layers == (1, 1, 2)
+    assert found[2][1] is affine
+
+
+def test_a_span_of_no_vectors_is_nothing_beside_others():
+    vectors = normal(0, 2, 6)
+    both = stacked_ablation([vectors[:0], vectors])
+    x = normal(1, 1, 3, 6)
+    assert torch.equal(both.apply(x, one(1)), x)
+    assert [both.take([variant]).is_nothing for variant in (0, 1)] == [True, False]
+    assert not Ablate(torch.zeros(1, 1, 6), normal(2, 1, 3, 6)).is_nothing
 
 
 def test_length_and_layer_survive_taking_variants():
     ablate, add = Ablate.each(normal(0, 5, 4)), Add.at(normal(0, 5, 4), layer=3)
-    assert (len(ablate), len(ablate.take(1, 3))) == (5, 2)
-    assert (len(add), len(add.take(1, 3)), add.take(1, 3).layers) == (5, 2, (3, 3))
+    assert (len(ablate), len(ablate.take([1, 2]))) == (5, 2)
+    assert (len(add), len(add.take([1, 2])), add.take([1, 2]).layers) == (5, 2, (3, 3))
 
 
 def test_the_stream_is_not_changed_in_place_and_keeps_its_dtype():

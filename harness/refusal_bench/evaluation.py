@@ -55,7 +55,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        stage: str,
+        stage: str | Sequence[str],
         prompts: Sequence[Prompt],
         intervention: Intervention | None = None,
         base: Float[Tensor, "prompt vocab"] | None = None,
@@ -65,8 +65,8 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Return {labels, scores, kl, tokens, backend} a variant; `kl` against the logits `base`, else zeros.
 
-        Without `generate` no text is produced: every label is `?` and the backend None. A panel adds {votes: {judge:
-        labels}}.
+        `stage` is what `on_text` is told, one for all variants or one each. Without `generate` no text is produced:
+        every label is `?` and the backend None. A panel adds {votes: {judge: labels}}.
         """
 
         def reduce(logits: Tensor, rows: list[int]) -> Tensor:
@@ -77,12 +77,14 @@ class Evaluator:
         if not generate:
             first = self.backend.logits(prompts, reduce, intervention, on_progress)
             return [_observation(["?"] * len(prompts), row, [()] * len(prompts), None) for row in first]
+        completed = self._complete(prompts, reduce, intervention, on_progress)
+        stages = [stage] * len(completed) if isinstance(stage, str) else list(stage)
         results = []
-        for variant, (first, tokens) in enumerate(self._complete(prompts, reduce, intervention, on_progress)):
+        for variant, (first, tokens) in enumerate(completed):
             texts = [self.text(row) for row in tokens]
             for prompt, text in enumerate(texts):
                 if self.on_text is not None:
-                    self.on_text(stage, variant, prompt, text)
+                    self.on_text(stages[variant], stages[:variant].count(stages[variant]), prompt, text)
             letters, votes = self._verdicts(texts)
             results.append(_observation(letters, first, tokens, "hf" if self.writer is None else "vllm") | votes)
         return results

@@ -49,17 +49,41 @@ class Ablate:
         # Directions that are linearly dependent span fewer dimensions; 1e-6 is far above float32 rounding.
         return Ablate(right[singular > 1e-6 * singular[0]][None].to(directions.dtype))
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it leaves the model as it is."""
+        return self.offsets is None and not self.basis.any()
+
     def __len__(self) -> int:
         return self.basis.shape[0]
 
-    def take(self, start: int, stop: int) -> Ablate:
-        """Return the variants from `start` up to `stop`."""
-        return Ablate(self.basis[start:stop], None if self.offsets is None else self.offsets[start:stop])
+    def take(self, variants: Sequence[int]) -> Ablate:
+        """Return some of the variants."""
+        chosen = list(variants)
+        return Ablate(self.basis[chosen], None if self.offsets is None else self.offsets[chosen])
+
+    def marks(self) -> Float[Tensor, "variant n"]:
+        """Return what a fixed random vector becomes: equal marks are equal projections, on whatever basis they rest."""
+        probe = torch.randn(self.basis.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        basis = self.basis.double().cpu()
+        marks = ((basis @ probe)[:, None] @ basis)[:, 0]
+        return marks if self.offsets is None else torch.cat([marks, self.offsets.double().cpu().flatten(1)], dim=1)
+
+    @property
+    def table(self) -> Float[Tensor, "variant k d_model"]:
+        """What `change` takes a row of for each row of the stream."""
+        return self.basis
+
+    @staticmethod
+    def change(
+        x: Float[Tensor, "row token d_model"], basis: Float[Tensor, "row k d_model"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """Return x without its component in each row's span. Out of place."""
+        return torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)
 
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
-        """Return x without its component in the span; row i uses variant[i]. Out of place."""
-        basis = self.basis.to(x)[variant.to(x.device)]
-        return torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)
+        """Return x changed; row i uses variant[i]."""
+        return self.change(x, self.table.to(x)[variant.to(x.device)])
 
 
 @dataclass(frozen=True)
@@ -84,28 +108,74 @@ class Add:
     def __len__(self) -> int:
         return self.vectors.shape[0]
 
-    def take(self, start: int, stop: int) -> Add:
-        """Return the variants from `start` up to `stop`."""
-        return Add(self.vectors[start:stop], self.layers[start:stop])
+    def take(self, variants: Sequence[int]) -> Add:
+        """Return some of the variants."""
+        return Add(self.vectors[list(variants)], tuple(self.layers[variant] for variant in variants))
+
+    def marks(self) -> Float[Tensor, "variant n"]:
+        """Return the vector, and its layer in multiples of its length: equal marks add the same."""
+        vectors, layers = self.vectors.double().cpu(), torch.tensor(self.layers, dtype=torch.float64)
+        return torch.cat([vectors, layers[:, None] * vectors.norm(dim=1, keepdim=True)], dim=1)
 
     def entering(self, layer: int) -> Add:
         """Return what is added at one layer: nothing for the variants of other layers."""
         here = torch.tensor([own == layer for own in self.layers], device=self.vectors.device)
         return Add.at(self.vectors * here[:, None], layer)
 
+    @property
+    def table(self) -> Float[Tensor, "variant d_model"]:
+        """What `change` takes a row of for each row of the stream."""
+        return self.vectors
+
+    @staticmethod
+    def change(
+        x: Float[Tensor, "row token d_model"], vectors: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """Return x plus each row's vector. Out of place."""
+        return x + vectors[:, None, :]
+
     def apply(self, x: Float[Tensor, "row token d_model"], variant: Tensor) -> Float[Tensor, "row token d_model"]:
-        """Return x plus the vector of each row's variant. Out of place."""
-        return x + self.vectors.to(x)[variant.to(x.device)][:, None, :]
+        """Return x changed; row i uses variant[i]."""
+        return self.change(x, self.table.to(x)[variant.to(x.device)])
 
 
 Intervention = Ablate | Add
 
 
+def joined(interventions: Sequence[Intervention]) -> list[tuple[list[int], Intervention]]:
+    """Put interventions that one pass can evaluate side by side together: additions, and ablations without offsets.
+
+    Each of the results comes with the places of those that it holds, their variants in that order.
+    """
+    groups: dict[object, list[int]] = {}
+    for place, what in enumerate(interventions):
+        alone = isinstance(what, Ablate) and what.offsets is not None
+        groups.setdefault(place if alone else type(what), []).append(place)
+    return [(places, _join([interventions[place] for place in places])) for places in groups.values()]
+
+
+def _join(alike: Sequence[Intervention]) -> Intervention:
+    additions = [what for what in alike if isinstance(what, Add)]
+    if additions:
+        return Add(torch.cat([what.vectors for what in additions]), sum((what.layers for what in additions), ()))
+    ablations = [what for what in alike if isinstance(what, Ablate)]
+    if len(ablations) == 1:
+        return ablations[0]
+    return Ablate(_padded([basis for what in ablations for basis in what.basis]))
+
+
 def stacked_ablation(bases: Sequence[Float[Tensor, "k d_model"]]) -> Ablate:
-    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing."""
-    spans = [Ablate.span(basis).basis[0] for basis in bases]
-    widest = max(map(len, spans))
-    return Ablate(torch.stack([torch.nn.functional.pad(span, (0, 0, 0, widest - len(span))) for span in spans]))
+    """Ablate several spans side by side; smaller ones are filled up with zero rows, which project nothing.
+
+    One without any vectors leaves the model as it is.
+    """
+    spans = [Ablate.span(basis).basis[0] if len(basis) else basis for basis in bases]
+    return Ablate(_padded(spans))
+
+
+def _padded(bases: Sequence[Float[Tensor, "k d_model"]]) -> Float[Tensor, "variant k d_model"]:
+    widest = max(map(len, bases))
+    return torch.stack([torch.nn.functional.pad(basis, (0, 0, 0, widest - len(basis))) for basis in bases])
 
 
 def _checked(directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

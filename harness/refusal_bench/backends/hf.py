@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, fits, plan_batches
-from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, reading
+from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, reading, scoring_at
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Add, Intervention
 from refusal_bench.models.loading import ChatModel
@@ -355,13 +355,10 @@ class HookBackend:
         if prefix:
             cache.batch_repeat_interleave(len(prompts))
         columns = torch.arange(prefix, widest, device=device)
-        last, place = torch.unique(lengths - prefix - 1, return_inverse=True)
-        if self.model.is_sharded:  # the head may be on another GPU than these places, so it gets a number
-            first = int(last[0])
-            last, place = len(columns) - first, lengths - prefix - 1 - first
-        logits = self._forward(ids, cache, columns[None].expand(len(ids), -1), logits_to_keep=last)
+        with scoring_at(self.model.module, lengths - prefix - 1):
+            logits = self._forward(ids, cache, columns[None].expand(len(ids), -1))
         return _Step(
-            logits=_scorable(logits[torch.arange(len(ids), device=device), place].float()),
+            logits=_scorable(logits[:, 0].float()),
             cache=cache,
             mask=(torch.arange(widest, device=device)[None] < lengths[:, None]).long(),
             lengths=lengths,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from refusal_bench.interventions import Ablate, Add, Intervention
@@ -18,7 +19,25 @@ from refusal_bench.models.structure import Structure, first_output, replace_firs
 class Rows:
     """Which variant of the intervention each row of the current batch uses; set before every forward pass."""
 
-    variant: Tensor
+    def __init__(self) -> None:
+        self._taken: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    @property
+    def variant(self) -> Tensor:
+        """Variant of each row."""
+        return self._variant
+
+    @variant.setter
+    def variant(self, variant: Tensor) -> None:
+        self._variant = variant
+        self._taken.clear()
+
+    def take(self, table: Tensor, like: Tensor) -> Tensor:
+        """Each row's part of a table with one entry a variant: gathered once a pass, not at every hook."""
+        key = (id(table), like.device, like.dtype)
+        if key not in self._taken:
+            self._taken[key] = table.to(like)[self.variant.to(like.device)]
+        return self._taken[key]
 
 
 @contextmanager
@@ -48,7 +67,8 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
         return hook
 
     def applied(what: Intervention) -> Callable[[Tensor], Tensor]:
-        return lambda x: what.apply(x, rows.variant)
+        table = what.table
+        return lambda x: what.change(x, rows.take(table, x))
 
     def branched(add: Add, layer: int) -> Callable[[Tensor], Tensor]:
         def grown(x: Tensor) -> Tensor:
@@ -110,6 +130,28 @@ def reading(structure: Structure) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def scoring_at(module: Any, places: Int[Tensor, " row"]) -> Iterator[None]:
+    """Give the head of a model each row's stream at one place only; RuntimeError if the head was not reached.
+
+    Rows of unequal length end at different places, and the logits of all of them at all these places fill a memory.
+    """
+    reached = []
+
+    def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        stream, at = args[0], places.to(args[0].device)
+        reached.append(len(stream))
+        return (stream[torch.arange(len(stream), device=stream.device), at][:, None], *args[1:])
+
+    handle = module.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not reached:
+        raise RuntimeError("the model's head was not reached")
 
 
 @torch.inference_mode()

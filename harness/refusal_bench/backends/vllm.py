@@ -233,7 +233,8 @@ def _saveable(module: Any) -> Iterator[None]:
 def _variants(intervention: Intervention | None) -> list[Intervention | None]:
     if intervention is None:
         return [None]
-    return [intervention.take(i, i + 1) for i in range(len(intervention))]
+    each = [intervention.take([i]) for i in range(len(intervention))]
+    return [None if isinstance(one, Ablate) and one.is_nothing else one for one in each]
 
 
 def _fingerprint(intervention: Intervention | None) -> str:

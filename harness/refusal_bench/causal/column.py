@@ -1,23 +1,73 @@
-"""One domain's column of every causal table: its held-out prompts under every row."""
+"""One domain's column of every causal table: its held-out prompts under every row.
+
+Rows of different tables can be one and the same intervention: the whole span is the last subspace, a dose of 1 is the
+domain's own row, two orderings take the same directions first. Such rows are measured once (`Measured`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from refusal_bench.causal.dependence import dependence
 from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
-from refusal_bench.interventions import Ablate, Add, stacked_ablation
+from refusal_bench.interventions import Ablate, Add, Intervention, joined, stacked_ablation
 from refusal_bench.prompts import Domain
+from refusal_bench.tasks.schema import Label
 
 Observation = dict[str, Any]
 """{labels, scores, kl} of one row, in prompt order; without text {scores, kl}."""
 
 Column = dict[str, Any]
+
+SAME = 1e-5
+"""Relative difference up to which two marks are of one intervention: float32 rounding, not another direction."""
+
+
+@dataclass
+class Measured:
+    """Scores and KL of one set of prompts, by what was done to the model."""
+
+    marks: list[Tensor] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+
+    def add(self, what: Intervention, found: Sequence[Observation]) -> None:
+        """Keep what was measured under every variant."""
+        self.marks += what.marks()
+        self.observations += map(_scores, found)
+
+    def scores(self, what: Intervention, measure: Callable[[Intervention], list[Observation]]) -> list[Observation]:
+        """Return scores and KL under every variant, of which only those that are new are measured."""
+        known, places, new = list(self.marks), list[int](), list[int]()
+        for variant, mark in enumerate(what.marks()):
+            place = _place(mark, known)
+            if place is None:
+                place = len(known)
+                known.append(mark)
+                new.append(variant)
+            places.append(place)
+        if new:
+            fresh = what.take(new)
+            self.add(fresh, measure(fresh))
+        return [self.observations[place] for place in places]
+
+
+def _place(mark: Tensor, known: Sequence[Tensor]) -> int | None:
+    """Where an equal mark is; None where there is none."""
+    alike = (i for i, other in enumerate(known) if other.shape == mark.shape and _is_same(mark, other))
+    return next(alike, None)
+
+
+def _is_same(mark: Tensor, other: Tensor) -> bool:
+    return bool((mark - other).norm() <= SAME * mark.norm())
 
 
 def measure_column(
@@ -31,33 +81,56 @@ def measure_column(
     backend = evaluator.backend
     harmful, harmless = domain.held_out.harmful, domain.held_out.harmless
     base = backend.logits(harmless, lambda logits, _: logits)[0]
+    measured = {"harmful": Measured(), "harmless": Measured()}
 
-    def observe(row: str, prompts: Sequence[Any], what: Ablate | Add | None, **options: Any) -> list[Observation]:
+    def observe(
+        rows: str | Sequence[str], prompts: Sequence[Any], what: Ablate | Add | None, **options: Any
+    ) -> list[Observation]:
+        stage = f"{name}.{rows}" if isinstance(rows, str) else [f"{name}.{row}" for row in rows]
         generate = options.pop("generate", domain.generate or what is None)
-        return evaluator.evaluate(f"{name}.{row}", prompts, what, generate=generate, on_progress=on_progress, **options)
+        return evaluator.evaluate(stage, prompts, what, generate=generate, on_progress=on_progress, **options)
 
-    baseline_harmful = observe("baseline_harmful", harmful, None)[0]
-    baseline_harmless = observe("baseline_harmless", harmless, None)[0]
+    def ablated_beside_baseline(
+        label: Label, bases: Sequence[Tensor], base: Tensor | None = None
+    ) -> tuple[Observation, list[Observation]]:
+        """Observe a label's prompts as they are and ablated, in common passes where both have text."""
+        prompts, plain, stage = getattr(domain.held_out, label), f"baseline_{label}", f"ablated_{label}"
+        what = stacked_ablation(bases)
+        if domain.generate:
+            together = stacked_ablation([bases[0][:0], *bases])
+            baseline, *ablated = observe([plain, *[stage] * len(bases)], prompts, together, base=base)
+        else:
+            (baseline,), ablated = observe(plain, prompts, None), observe(stage, prompts, what, base=base)
+        measured[label].add(what, ablated)
+        return baseline, ablated
+
     own, _ = interventions.own[name]
     own_ablation = Ablate.each(own[None])
-    own_harmless = observe("ablated_harmless", harmless, own_ablation, base=base)[0]
-
     domains = list(interventions.own) if interventions.cross else [name]
     rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
-    ablated = observe("ablated_harmful", harmful, stacked_ablation(list(rows.values())))
+    baseline_harmful, ablated = ablated_beside_baseline("harmful", list(rows.values()))
+    baseline_harmless, own_harmless = ablated_beside_baseline("harmless", [own[None]], base)
     vectors = {row: interventions.own[row] for row in domains}
     vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
     added = observe("added_harmless", harmless, adding, base=base)
-    scored = {}
-    for batch in interventions.batches(name):
-        prompts, reference = (harmful, None) if batch.prompts == "harmful" else (harmless, base)
-        found = observe(batch.name, prompts, batch.what, base=reference, generate=False)
-        scored[batch.name] = {row: _scores(cell) for row, cell in zip(batch.rows, found, strict=True)}
+    measured["harmless"].add(adding, added)
+    scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in interventions.batches(name)}
+    for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
+        batches = [batch for batch in interventions.batches(name) if batch.prompts == label]
+        for places, what in joined([batch.what for batch in batches]):
+            together, done = [batches[place] for place in places], measured[label]
+            stage = "+".join(batch.name for batch in together)
+            before = len(done.marks)
+            found = done.scores(what, partial(observe, stage, prompts, base=reference, generate=False))
+            on_progress(len(prompts) * (len(what) - (len(done.marks) - before)))  # rows that were known
+            cells = iter(found)
+            for batch in together:
+                scored[batch.name] = dict(zip(batch.rows, islice(cells, len(batch.rows)), strict=True))
     column = {
         "baseline_harmful": _without_text(baseline_harmful),
         "baseline_harmless": _without_text(baseline_harmless),
-        "ablated_harmless": _without_text(own_harmless),
+        "ablated_harmless": _without_text(own_harmless[0]),
         "ablated": {row: _without_text(found) for row, found in zip(rows, ablated, strict=True)},
         "added": {row: _without_text(found) for row, found in zip(vectors, added, strict=True)},
         "scored": scored,
@@ -75,7 +148,7 @@ def n_completed(interventions: Interventions, n_pairs: int) -> int:
 
 
 def n_rows(interventions: Interventions, n_pairs: int, name: str) -> int:
-    """Completions and scores that `measure_column` computes."""
+    """Completions and scores that `measure_column` computes, rows that turn out to be the same counted apart."""
     scored = sum(len(batch.rows) for batch in interventions.batches(name))
     streams = 0 if interventions.independent is None else 1 + len(interventions.independent)
     return n_completed(interventions, n_pairs) + n_pairs * (scored + streams)

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.backends.hooks import reading
-from refusal_bench.interventions import Ablate
+from refusal_bench.interventions import Ablate, stacked_ablation
 from refusal_bench.metrics.statistics import nullable, nullable_interval, resampled_means, resampling_counts
 from refusal_bench.prompts import name_seed
 from refusal_bench.record import Dependence
@@ -39,11 +39,11 @@ def dependence(
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Float[ndarray, "prompt domain domain"]:
     """Loss of every prompt and pair of directions, symmetric, zero on the diagonal."""
-    plain = _cosines(backend, prompts, directions, None, on_progress)
-    one_way = np.zeros((len(prompts), len(directions), len(directions)))
+    # Unmodified, and without each direction.
+    ablation = stacked_ablation([directions[:0], *directions[:, None]])
+    plain, *changed = _cosines(_streams(backend, prompts, ablation, on_progress), directions)
+    one_way = np.stack([((each - plain) ** 2).mean(axis=1) for each in changed], axis=2)
     for j in range(len(directions)):
-        changed = _cosines(backend, prompts, directions, Ablate.each(directions[j : j + 1]), on_progress)
-        one_way[:, :, j] = ((changed - plain) ** 2).mean(axis=1)
         one_way[:, j, j] = 0  # its own ablation takes it away by definition
     loss: ndarray = one_way + np.swapaxes(one_way, 1, 2)
     return loss
@@ -68,15 +68,10 @@ def dependence_matrix(
     )
 
 
-def _cosines(
-    backend: HookBackend,
-    prompts: Sequence[Prompt],
-    directions: Float[Tensor, "domain d_model"],
-    ablation: Ablate | None,
-    on_progress: Callable[[int], None],
-) -> Float[ndarray, "prompt layer domain"]:
-    """Cosine of the last token's stream entering the compared layers to every direction."""
-    unit = normalize(directions.float(), dim=1)
+def _streams(
+    backend: HookBackend, prompts: Sequence[Prompt], ablation: Ablate, on_progress: Callable[[int], None]
+) -> Float[Tensor, "variant prompt layer d_model"]:
+    """The last token's stream entering the compared layers."""
     n_layers = backend.model.n_layers
     with reading(backend.model.structure) as streams:
 
@@ -86,13 +81,19 @@ def _cosines(
             skipped = longest - entering[0].shape[1]
             last = [len(prompts[prompt]) - skipped - 1 for prompt in rows]
             at = torch.arange(len(rows))
-            kept = torch.stack([x[at.to(x.device), last].float() for x in entering[: n_layers_compared(n_layers)]], 1)
+            kept = [x[at.to(x.device), last].float().cpu() for x in entering[: n_layers_compared(n_layers)]]
             streams.clear()
-            if ablation is not None:
-                # These hooks came first: they saw the embeddings before the ablation, and all later layers after it.
-                first = ablation.apply(kept[:, :1], torch.zeros(len(rows), dtype=torch.long, device=kept.device))
-                kept = torch.cat([first, kept[:, 1:]], dim=1)
-            return normalize(kept, dim=-1) @ unit.to(kept.device).T
+            return torch.stack(kept, dim=1)
 
-        found: ndarray = backend.logits(prompts, keep, ablation, on_progress)[0].double().cpu().numpy()
+        found = backend.logits(prompts, keep, ablation, on_progress)
+    # The hooks that read came first: they saw the embeddings before the ablation, and all later layers after it.
+    embeddings = ablation.apply(found[:, :, 0], torch.arange(len(found)))
+    return torch.cat([embeddings[:, :, None], found[:, :, 1:]], dim=2)
+
+
+def _cosines(
+    streams: Float[Tensor, "variant prompt layer d_model"], directions: Float[Tensor, "domain d_model"]
+) -> Float[ndarray, "variant prompt layer domain"]:
+    unit = normalize(directions.float().cpu(), dim=1)
+    found: ndarray = (normalize(streams, dim=-1) @ unit.T).double().numpy()
     return found

@@ -116,8 +116,8 @@ def measure_mixed(
     harmful = []
     for (a, b), some in prompts.harmful.items():
         both = torch.stack([interventions.own[a][0], interventions.own[b][0]])
-        rows = stacked_ablation([*single, both, interventions.ablate["shared"]])
-        harmful.append(scores(some, None) + scores(some, rows))
+        nothing = both[:0]
+        harmful.append(scores(some, stacked_ablation([nothing, *single, both, interventions.ablate["shared"]])))
     return {"harmful": harmful, "harmless": scores(prompts.harmless, None)[0]}
 
 
