@@ -36,8 +36,9 @@ def facts(group: Group, place: Place) -> dict[str, str]:
 
 
 def title(model: Model) -> str:
-    """A model's name, with its adapter's checksum where it has one: adapters of one model share a name."""
-    return f"{model.id} + adapter {model.adapter_sha256[:8]}" if model.adapter_sha256 else model.id
+    """A model's name, with its adapter's checksum and quantisation where it has them: such models share a name."""
+    adapter = f" + adapter {model.adapter_sha256[:8]}" if model.adapter_sha256 else ""
+    return model.id + adapter + ("" if model.quantization == "none" else f", {model.quantization}")
 
 
 def stated(shared: Conditions) -> dict[str, str]:
