@@ -113,7 +113,7 @@ def test_four_are_chosen_and_compared(page: Browser) -> None:
     page.js("document.querySelector('#chosen a').click()")
     page.wait("document.querySelectorAll('#comparison svg').length === 3")
     assert page.js("[...document.querySelectorAll('#comparison .legend a')].map(a => a.textContent)") == [
-        *("org/c", "org/a", "org/d", "org/b")
+        *("org/c", "org/a", "org/d", "org/b, 4bit")
     ]
     assert page.js("document.querySelectorAll('#comparison svg')[0].querySelectorAll('polyline').length") == 4
     cells = "[...document.querySelectorAll('.overlay')[0].querySelectorAll('tbody td')].map(td => td.children.length)"
