@@ -115,9 +115,10 @@ def measure_column(
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
     added = observe("added_harmless", harmless, adding, base=base)
     measured["harmless"].add(adding, added)
-    scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in interventions.batches(name)}
+    every = interventions.batches(name)
+    scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in every}
     for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
-        batches = [batch for batch in interventions.batches(name) if batch.prompts == label]
+        batches = [batch for batch in every if batch.prompts == label]
         for places, what in joined([batch.what for batch in batches]):
             together, done = [batches[place] for place in places], measured[label]
             stage = "+".join(batch.name for batch in together)

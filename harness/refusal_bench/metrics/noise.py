@@ -74,10 +74,8 @@ def _ratios(
     each = [vars(found.of(pair)) for pair in pairs]
     all_pairs = Moments(**{name: np.stack([moment[name] for moment in each]) for name in each[0]})
     noise = _Noise.of(all_pairs, d_model)
-    norm = np.sqrt(np.where(all_pairs.squared_norms > 0, all_pairs.squared_norms, np.nan))
-    raw = all_pairs.products[..., 0, 1] / norm.prod(-1)
     own_bias = np.maximum(noise.own + noise.square / 2 * noise.n / (noise.n - 1), 0)
-    cosine = (raw + noise.joint.sum(-1)) / (1 + 3 / 2 * own_bias).prod(-1)
+    cosine = (noise.raw + noise.joint.sum(-1)) / (1 + 3 / 2 * own_bias).prod(-1)
     ends = []
     for p in ((1 + confidence) / 2, (1 - confidence) / 2):
         end = cosine
@@ -97,6 +95,8 @@ class _Noise:
 
     d_model: int
     n: Float[ndarray, "... 2"]
+    raw: Float[ndarray, ...]
+    """Unbiased product of the means over their unbiased lengths."""
     own: Float[ndarray, "... 2"]
     """Along a domain's own direction, m_iᵀ Ω_i m_i."""
     cross: Float[ndarray, "... 2"]
@@ -128,6 +128,7 @@ class _Noise:
         return cls(
             d_model,
             n,
+            raw=pair.products[..., 0, 1] / lengths.prod(-1),
             own=along[..., 0, 0],
             cross=along[..., 1, 1],
             joint=along[..., 0, 1],
