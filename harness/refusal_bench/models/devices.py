@@ -47,9 +47,9 @@ def resolve_dtype(name: str, device: torch.device, published: str) -> torch.dtyp
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has matrix units for bfloat16 (Intel's AMX), which are several times as fast."""
+    """Whether this processor has instructions for it: AMX is several times as fast as float32, AVX-512 twice."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones do not say
-    return capabilities.get("amx_bf16", False)
+    return capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
 
 
 def all_gpus(name: str) -> tuple[torch.device, ...]:
