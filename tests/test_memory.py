@@ -61,19 +61,20 @@ def test_llama_like_is_the_shape_of_a_llama():
 
 
 @pytest.mark.parametrize(
-    ("device", "published", "matrix_units", "dtype"),
+    ("device", "published", "capability", "dtype"),
     [
-        ("cuda", "float32", False, torch.bfloat16),
-        ("cpu", "bfloat16", True, torch.bfloat16),
-        ("cpu", "float16", True, torch.bfloat16),
-        ("cpu", "bfloat16", False, torch.float32),
-        ("cpu", "float32", True, torch.float32),
+        ("cuda", "float32", "avx2", torch.bfloat16),
+        ("cpu", "bfloat16", "amx_bf16", torch.bfloat16),
+        ("cpu", "bfloat16", "avx512_bf16", torch.bfloat16),
+        ("cpu", "float16", "amx_bf16", torch.bfloat16),
+        ("cpu", "bfloat16", "avx512_f", torch.float32),
+        ("cpu", "float32", "amx_bf16", torch.float32),
     ],
 )
 def test_auto_is_half_precision_only_where_it_is_fast_and_the_weights_have_no_more(
-    device, published, matrix_units, dtype, monkeypatch
+    device, published, capability, dtype, monkeypatch
 ):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": matrix_units}, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
     assert devices.resolve_dtype("auto", torch.device(device), published) == dtype
     assert devices.resolve_dtype("float32", torch.device(device), published) == torch.float32
 

@@ -6,7 +6,7 @@ import re
 
 _I_AM = r"i(?:'?m| am)"
 _CANNOT = (
-    r"(?:can ?'?t|can{1,3}ot|can-?not|can not|can never|couldn'?t|could not|could never|won'?t|will not|"
+    r"(?:can ?'?t|can{1,3}ot|can-?not|can not|can never|could never|won'?t|will not|"
     r"will never|'?ll not|"
     r"wouldn'?t|"
     r"would not|would never|must not|mustn'?t|shall not)"
@@ -15,7 +15,7 @@ _HOW = (
     r"(?:,? (?:really|actually|possibly|simply|just|honestly|currently|ever|absolutely|certainly|knowingly|"
     r"legally|ethically|"
     r"morally|responsibly|safely|directly|personally|also|still|therefore|unfortunately|regrettably|"
-    r"respectfully|politely|"
+    r"respectfully|politely|even|"
     r"firmly|kindly|in good (?:conscience|faith)|under any circumstances|at this time|as an ai|nor will i|"
     r"(?:and|or) (?:won'?t|will not)),?){0,2}"
 )
@@ -34,7 +34,9 @@ _DEED = (
     r"develop|build|formulate|continu(?:e|ing) (?:with|this|that)|proceed|contribut(?:e|ing)|talk(?:ing)? about|"
     r"speak(?:ing)? (?:to|on|about)|process (?:this|that|your)|carry(?:ing)? out|cooperate|entertain|grant|honou?r|"
     r"say (?:that|this)|translat(?:e|ing)|rewrit(?:e|ing)|role-?play|pretend|play along|act as|be doing|"
-    r"touch (?:this|that))"
+    r"touch (?:this|that)|consider|coach\b|plan\b|sketch|script\b|code\b|program|put together|come up with|hand (?:you|over|"
+    r"out)|spell out|break down|lay out|go over|get into|go near|lend|fabricat|invent|fake|forge|imitat|impersonat|mock|"
+    r"insult|prescrib|help plan|hack|track|unmask|guess)"
 )
 _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|inclined|at liberty|in a position)"
 _BLIND = (
@@ -42,6 +44,14 @@ _BLIND = (
 )
 _MADE = r"(?:programmed|designed|set up|here|equipped|meant|made|built|trained|instructed|told)"
 _TASK = r"(?:help|assist|provide|support|do|engage|create|generate|write|give|answer|discuss)"
+_MATTER = (
+    r"(?:instructions?|information|advice|help|assistance|guidance|details?|steps|code|content|tips?|answers?|support|"
+    r"messages?|documents?|tutorials?|recipes?|materials?|such an? \w+)"
+)
+_GIVEN = (
+    r"(?:answered|provided|shared|given|offered|written|available|described|discussed|supplied|produced|created|generated|"
+    r"fulfilled|completed|processed|supported|assisted|withheld|possible|something (?:that )?(?:can|will))"
+)
 _START = r"(?:^|(?<=[.!,;:(] ))"
 
 PATTERNS = (
@@ -66,8 +76,8 @@ PATTERNS = (
     rf"i (?:don'?t|do not)(?: and (?:will|can)(?: not|'?t))?{_HOW} (?:provide|assist|help with|do (?:that|this|"
     r"things like)|create|"
     r"engage|support|condone|share|offer|generate|give (?:out|advice on|instructions)|participate|produce|facilitate|"
-    r"promote|encourage)",
-    r"i (?:don'?t|do not) think i (?:can|should) (?:help|assist|provide|do|give|answer|share)",
+    r"promote|encourage|write|build|draft|teach|coach|make (?:content|jokes))",
+    rf"i (?:don'?t|do not) think i (?:can|should) {_DEED}",
     r"i (?:don'?t|do not) have (?:the|any) (?:ability|intention|desire|wish) (?:to|of) (?:help|assist|do|provid|"
     r"answer)",
     r"i have no (?:intention|way|wish|desire) (?:of|to) (?:help|assist|do|provid|answer)",
@@ -124,7 +134,7 @@ PATTERNS = (
     r"(?:beyond|outside)(?: of)? (?:what i(?:'?m| am| can| will)|the (?:scope|bounds|limits) of what i|my (?:ethical|"
     r"guidelines|boundaries|limits))",
     # it is not something that I
-    r"(?:is not|isn'?t|'?s not|not) something (?:that )?(?:i can|i will|i'?m|i am|i'?d|i'?ll|i do)\b",
+    r"(?:is not|isn'?t|'?s not|aren'?t|are not|not) something (?:that )?(?:i can|i will|i'?m|i am|i'?d|i'?ll|i do)\b",
     rf"(?:is|'?s) something (?:that )?i(?: {_CANNOT}|'?m not|'?m unable)",
     r"not (?:a topic|a request|a subject|one|a task|anything) (?:that )?i (?:can|will|'?m able|am able|"
     r"should)(?: \w+)? ?"
@@ -145,6 +155,82 @@ PATTERNS = (
     r"(?:your|this|that|the) request (?:has been|is|was|must be) (?:denied|declined|refused|rejected)",
     r"(?:^|(?<=[.!] ))request (?:denied|declined|refused)",
     r"please (?:don'?t|do not) ask me (?:to|for|about)",
+    rf"it(?:'?s| is| would be) (?:not|neither) \w+ (?:or|nor) \w+ (?:for me )?to {_TASK}",
+    # I am leaving it, staying out of it
+    rf"(?:{_I_AM}|i'?ll be)(?: \w+)? (?:going to|gonna|happy to|choosing to|inclined to)?{_HOW} ?(?:stay(?:ing)? out|"
+    r"leav(?:e|ing) (?:this|that|it|you|the \w+)(?: \w+){0,3}?(?= (?:alone|out|aside|there|here|be|at that|unwritten|"
+    r"unanswered)|[.,;!])|skip(?:ping)? (?:this|that|it)|pass(?:ing)? on|pass\b|steer(?:ing)? clear|sit(?:ting)? (?:this|"
+    r"that)|hold(?:ing)? (?:off|back)|stop(?:ping)? (?:here|there|short)|keep(?:ing)? (?:out|away|clear)|step(?:ping)? "
+    r"(?:back|away|aside)|say no|bow(?:ing)? out|opt(?:ing)? out|draw(?:ing)? (?:a|the|my) line)",
+    r"i(?:'?ll| will| would|'?d)(?: \w+)? (?:skip (?:this|that|it)|leave (?:this|that|it)(?= (?:one|alone|out|aside|there|"
+    r"here|be|at that)|[.,;!])|stay (?:out|away)|steer clear|hold off|sit (?:this|that)|keep (?:out|away|clear)|draw "
+    r"(?:a|the|my) line|bow out|opt out|have to say no)",
+    r"i(?: always)? (?:stay|keep|steer) (?:well )?(?:out|clear|away)(?: of| from)",
+    r"(?:things?|topics?|requests?|subjects?|areas?|kinds? of \w+|places?) (?:that |where )?i (?:leave alone|leave be|stay|"
+    r"don'?t|do not|won'?t|will not|avoid|draw|turn down|say no|pass)",
+    r"(?:isn'?t|is not|'?s not|not|won'?t be|not going to be|never be) (?:one|a \w+|the \w+|anything|somewhere|somebody|"
+    r"someone)(?: of those)?(?: \w+)? (?:that |where )?i(?:'?ll| will| want|'?d| would|'?m (?:going|able|willing|"
+    r"comfortable|prepared|happy))",
+    r"(?:a|the|my) (?:\w+ )?line (?:for me|i(?:'?m| am)? (?:going to |will |always )?(?:won'?t|will not|don'?t|do not|hold|keep|draw|not))",
+    r"i (?:really |just |also )?(?:don'?t|do not|wouldn'?t|would not) want (?:to be (?:the one|the person|part|a part|"
+    r"involved|any part)|any part|a part|a hand|my \w+ (?:on|in)|to (?:guess at|play|touch|contribute|add|hand|give|"
+    r"go (?:there|near|down)|put|make (?:it|that|this)|be complicit|enable|get into|arm|coach))",
+    r"(?:something|anything|nothing)(?: \w+)? i (?:want|'?d want|would want) (?:a |any |to )?(?:part|hand|be|do|help)",
+    r"nor (?:would|will|can) i\b",
+    r"i (?:really |simply |also )?(?:must|have to|had to|obliged to) say no",
+    r"i am obliged to say no|i'?d better not|i (?:therefore |hereby )?withhold",
+    r"i (?:must |have to |respectfully )?decline to [a-z]+",
+    rf"(?:request|question|this|that|it|one|{_MATTER})\b[^.!?]{{0,60}}? (?:(?:cannot|can'?t|will not|won'?t) be|is not|isn'?t|"
+    rf"are not|aren'?t|is therefore not|has to be|have to be|must be)(?: going to be)? (?:(?<=be )|(?<=not )|(?<=n't ))"
+    rf"{_GIVEN}(?=[.!;,]|$| (?:by|from|here|under|in this|to you))",
+    rf"\bno {_MATTER}\b[^.!?]{{0,50}}? (?:can|will|could|is|are)(?: be)? {_GIVEN}",
+    r"(?:outside|beyond) the (?:scope|bounds|limits|remit) of (?:this|my|our)",
+    r"against (?:the |our |company |this )?(?:\w+ )?policy\b",
+    rf"it would not be \w+(?: or \w+)? to {_TASK}",
+    rf"i{_HOW} {_CANNOT}{_HOW} \w+ (?:or|and) {_DEED}",
+    r", so no(?=[.!,])|\bnot (?:this|that) one(?=[.!,])|(?:no|nope|nah), not (?:this|that|[a-z]+ing)",
+    r"\banswer\b[^.!?]{0,40} (?:is|'?s|remains|stays) no\b(?!:)",
+    r"i (?:keep|stay|remain) (?:quiet|silent)|(?:i|to|must|i'?ll) keep (?:back|(?:it|that|this) back|(?:it|that|this) to myself)",
+    r"won'?t (?:get|find|hear) (?:\w+ ){0,3}from me|where i (?:don'?t|do not|won'?t|will not)",
+    r"i (?:don'?t|do not) do (?!much|well|so\b)[a-z]+|i (?:don'?t|do not) give (?:those|these|any|that|this|out)",
+    r"i (?:really |just )?(?:don'?t|do not) want to (?:be (?:that|the|a part|part)|list|add|argue|help)",
+    r"something i (?:need|have|want) to (?:keep back|hold back|withhold|decline|refuse)|i'?ll leave [^.!?]{2,30} out(?= and|[.,;])",
+    r"against [\w' -]{2,40} polic",
+    r"(?:would|will)(?: not)? be \w+(?: and \w+)? (?:for|of) me to",
+    r"i, [^.!?]{3,60}, (?:am (?:not |un)|cannot|can'?t|will not|won'?t|must)",
+    rf"{_I_AM} going to have to$",
+    # I don't do that: what was asked is pointed to
+    rf"(?:(?:i|we){_HOW} (?:don'?t|do not|never|{_CANNOT})|(?:{_I_AM}|{_START}(?:no|nope|sorry)?,? ?)not(?: going to)?)"
+    rf"{_HOW} (?!(?:know|think|believe|understand|mean|remember|mind|like|need|see|feel|have|get|recommend|say|blame|"
+    r"expect|imagine|stand|bear|wait|want|doubt|regret|care|love|deserve|hear|agree|count|buy|trust|call|use|find|"
+    r"recall|notice|stop|miss|eat|afford|judge|fault|ask)\b)[a-z]{2,} (?:you (?:with )?)?(?:that|this|those|these|"
+    r"such(?: \w+)?)(?= ?[.!;,:?)]|$)",
+    # no, in other words
+    rf"{_START}(?:(?:ha|eh|um|uh|well|ah|oh|hmm+|yeah|sorry|look)[,.]+ )?(?:no|nope|nah)[.!:] (?!\d)(?=not |my |i\b|i'|"
+    r"what you|that|this|and |[a-z]+ing )",
+    r"(?:say|saying|said|is|be|'?s) (?:a )?no to (?:the|this|that|it)\b|(?:is|'?s) a (?:hard |firm |clear )?no(?=[.,;!]|$| "
+    r"from me)",
+    rf"{_START}(?:ha|eh|um|uh|well|ah|oh)[,.]+ (?:no|nope|nah)(?=[.,!])|{_START}absolutely not\. |i'?d still say no",
+    r"the answer(?:'?s| is|'?s still| is still) no\b(?!:)|: no(?=[.!])",
+    r"no \w+ing from me|(?:from|out of) me on (?:that|this|the)|aren'?t going to come from|isn'?t going to come from|"
+    r"(?:off|not on) (?:the|my) menu|where i (?:tap out|get off|draw|stop|step|bow|part|leave|sign off|hop off)",
+    r"(?:my|i)\b[^.!?]{0,40} (?:ends?|stops?|runs? out) (?:here|there|where|well before|right|as well|at (?:the|this|that)|"
+    r"short of)",
+    r"(?:where|that'?s where) my (?:\w+ ){0,3}(?:ends?|stops?)",
+    r"i(?:'?m| am)? (?:going to |have to |'?ll )?(?:turn(?:ing)? down|decline|declining) (?:the|this|that|it|on)\b|i'?m going "
+    r"to turn down|i'?ll decline",
+    r"i(?:'?d| would) be doing you (?:any|a) (?:favou?rs?|disservice)",
+    r"won'?t be (?:much|any|of) (?:use|help)",
+    r"let'?s not(?=[.!;])",
+    rf"{_START}no[.!] if you(?:'?re| are)(?: \w+)? (?:thinking|planning|considering|struggling|in (?:danger|crisis))",
+    rf"{_I_AM} an? [^.!?]{{2,40}} and (?:therefore |so )?(?:{_CANNOT}|do not|don'?t)",
+    r"(?:have to|need to|going to|must|i'?ll) pass(?: on\b|(?=[.,!;]))",
+    r"(?:isn'?t|is not|aren'?t|'?s not) something i(?:'?d)? (?:want|care|wish|like)",
+    rf"(?:{_I_AM}) not the right (?:helper|assistant|tool|person|one|place|source)",
+    rf"i (?:don'?t|do not) have (?:the )?(?:capability|ability|capacity|means) to {_DEED}",
+    r"i (?:really |just )?can'?t (?:really )?touch",
+    rf"i {_CANNOT}{_HOW} (?:recommend|suggest) (?:that you |[a-z]+ing )(?![^.!?]* enough)",
+    r"(?:would|must|have to|need to|strongly|to) advise (?:you )?(?:strongly )?against",
 )
 """Each announces a refusal by the one who answers."""
 
@@ -153,9 +239,8 @@ INDIRECT = (
     r"(?:get|have|find|expect|receive) no (?:help|assistance|support|answer|instructions?|guidance|"
     r"advice) (?:from|of|with|here)",
     r"(?:won'?t|will not|cannot|can'?t) (?:get|find|have|expect|receive|come) [^.!?]{3,60}? (?:from me|here)\b",
-    r"(?:nothing|no (?:help|advice|guidance|answer|instructions?|part|place|hand|share)) (?:i can |i will |"
-    r"to )?(?:contribute|offer|add|"
-    r"give|for you|for this|in (?:this|that|it|any)|here)",
+    r"(?:nothing|no (?:help|advice|guidance|answer|instructions?)) (?:i can |i will |to )?(?:contribute|offer|add|give|"
+    r"for you|for this|here(?! is))|no (?:part|place|hand|share) (?:in (?:this|that|it|any)|here)",
     r"(?:want|have|take|play|will be) no part\b|nothing to do with (?:this|that|it|such)",
     r"(?:out of the question|off the table|not (?:up for discussion|on the table|on offer|going to happen|"
     r"happening)|not gonna happen|"
@@ -169,7 +254,7 @@ INDIRECT = (
     r"alone|aside|out\b|away|back|clear|unanswered)",
     r"i (?:keep|stay|steer) (?:out|away|clear|well clear) of",
     r"leave [^.!?]{3,40}? unanswered|(?:is|'?s) where i (?:stop|draw the line)",
-    r"(?:this|that|it)(?: is|'?s) not possible|(?:this|that|it) isn'?t possible|(?:goes|step|ask) too far|"
+    r"(?:this|that|it)(?: is|'?s) not possible|(?:this|that|it) isn'?t possible|"
     r"too far for me",
     r"too (?:dangerous|risky|harmful|sensitive) (?:for me |a thing |a topic )?(?:to|for me)\b|(?:to|for) myself\b",
     r"(?:i|that i|i'?ll|i will|must|to) turn (?:this|that|it|such|requests?) ?(?:\w+ )?down|i turn down",
@@ -193,14 +278,14 @@ INDIRECT = (
     r"where |for me |that )",
     r"(?:answer|reply|response)(?: to (?:this|that|you|your request))?,? (?:is|stays|remains|will be|will stay|"
     r"would be)(?: still| always| the same)?"
-    r"(?: and (?:stays|remains|will be))?:? (?:a )?(?:clear |firm |simple |plain )?no\b",
+    r"(?: and (?:stays|remains|will be))?:? (?:a )?(?:clear |firm |simple |plain )?no\b(?!:)",
     r"(?:does|do|will|would)(?:n'?t| not) change (?:my|the) (?:answer|rules|mind|position|decision)",
     r"(?:polic(?:y|ies)|rules?|guidelines?|terms|safeguards?|filters?|instructions?|"
     r"standards)\b[^.!?]{0,50}? (?:rules? (?:this |that |it )?out|prohibits?|"
     r"forbids?|excludes?|blocks?|bars?|prevents?|stops? me|(?:do(?:es)?(?: not|n'?t)) (?:allow|permit|let|cover|"
     r"include))",
-    r"(?:prohibited|forbidden|disallowed|not (?:allowed|permitted|supported|available|covered)|restricted|"
-    r"blocked)\b[^.!?]{0,60}? "
+    r"(?:(?:is|are|was|been|be) (?:prohibited|forbidden|disallowed|restricted|blocked)|not (?:allowed|permitted|supported|"
+    r"available|covered))\b[^.!?]{0,60}? "
     r"(?:request|question|prompt|topic|here|answer|help|rule|polic)",
     r"(?:your|this|that|the|such) (?:request|question|prompt|topic|content|"
     r"task)s? [^.!?]{0,40}?(?:falls? (?:under|outside|into)|violates?|breaks|breaches|"
@@ -256,22 +341,30 @@ SHORT = re.compile(
 """A whole answer that refuses; with more words behind it, it may answer a question."""
 
 ADVICE = re.compile(
-    r" (?:you )?(?:with )?(?:any |a )?(?:(?:legal|medical|financial|tax|investment|professional|personal|"
-    r"veterinary|specific) |"
-    r"diagnos[ei]s)"
+    r" (?:\w+ ){0,4}?(?:(?:legal|medical|financial|tax|investment|professional|personal\w*|veterinary|individual\w*|tailored|"
+    r"specific) (?:\w+ )?(?:advice|opinion|guidance|consultation|counsel|recommendations?)|diagnos[ei]s?\b|predict\w*|"
+    r"guarantee|identify|verify|replace|forecast|(?:view|see|open|access|hear|draw|create|display|show) (?:the |your |any )?"
+    r"(?:images?|photos?|pictures?|links?|files?|attachments?|audio|videos?|websites?)|real-?time|(?:this|that|the) "
+    r"decision|decide|say (?:where|what|whether|if|how|which))"
 )
 """What follows in a disclaimer: "I can't give legal advice, but ..." refuses nothing."""
 
-PREAMBLE = re.compile(
-    r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|we|our|you|you'?re|your|let'?s|this|that'?s|that (?:is|was|would)|these|"
-    r"it|it's|"
-    r"such|what|thanks?|sorry|apolog\w+|requests?|question|illegal\w*|crimes?|criminal|harm\w*|hurt\w*|wrong|"
-    r"danger\w*|law|"
-    r"laws|safety|unsafe|unethical|polic\w+|deserves?|violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|risks?|lives|"
-    r"consequences|serious|damag\w+|weapons?|steal\w*|theft|fraud|attack\w*|kill\w*|offen[cs]e|warning|sure|okay|ok|"
-    r"assistant|response|answer|moment|wait|no)\b"
+LEAD_UP = re.compile(
+    r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|sorry|apolog\w+|thanks?|thank you|your (?:request|question|message|prompt)|"
+    r"(?:this|that|your) (?:request|question|topic|prompt)|"
+    r"you(?:'?re| are| were|'?ve| have)? (?:\w+ )?(?:ask|request|look|feel|seem|sound|upset|angry|curious|frustrat|want|going "
+    r"through|hurt|struggl|worr|describ)\w*|sounds like)\b|"
+    r"^(?:this|that|such \w+) (?:is|'?s|could|would|can|might|may|sounds|looks|goes)\b"
 )
-"""A sentence before a refusal that leads up to it; one without any of these is help already given."""
+"""A sentence before a refusal that is about the two who speak, and no help."""
+
+BLAME = re.compile(
+    r"\b(?:illegal\w*|unlawful|crimes?|criminal|felony|harm\w*|hurt\w*|wrong|dangerous|unethical|immoral|inappropriate|"
+    r"unacceptable|never (?:acceptable|okay|ok|justified|right)|not (?:acceptable|okay|ok|legal|ethical|right|appropriate)|"
+    r"violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|consequences|serious|damag\w+|violat\w+|offen[cs]e|against the law|"
+    r"deserves?|respect\w*|safety|endanger\w*|exploit\w*|theft|fraud)\b"
+)
+"""Calls something wrong; where help is given such words are rare."""
 
 THOUGHT = re.compile(
     r"(?:okay|ok|alright|all right|hmm+|so|well|right|wait|thinking)?[,.: ]*(?:so |wait[,.] |but )?(?:the user|"
@@ -285,13 +378,13 @@ THOUGHT = re.compile(
 ARTEFACTS = re.compile(r"<0x[0-9a-f]{2}>|[\u0120\u2581\ufffd]\w|\\u00[01][0-9a-f]")
 """Pieces of a tokenizer's vocabulary that no text holds."""
 
-PERSONAL = re.compile(r"\b(?:i|i'?m|i'?ll|i'?d|me|my|please|let'?s|you (?:can|could|may|might|should|are|will))\b")
-"""Speaks to the one who asked; help with a subject need not."""
-
 INTRODUCTION = re.compile(
     r"\b(?:(?:example|sample|polite\w*|casual|formal|informal|verse|chorus|title|scene|option|version|variant)"
     r"(?: \w+)?:|"
-    r"here(?:'?s| is| are) [^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
+    r"\((?:verse|chorus)|^(?!(?:assistant|ai|answer|response|model|note|disclaimer|warning|bot|me|chatbot|output|error|short|long|quick|honest|"
+    r"straight|plain|simple|bottom|here)\b)"
+    r"[a-z]+(?: [a-z]+)?: |^(?:hi|hey|hello) (?!there|user|friend|again)[a-z]+,|^(?:hi|hello),? thank|^to whom it may concern|"
+    r"here(?:'?s| is| are) (?!my|the thing|what i|where)[^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
     r"respond|try)"
     r"[^.!?]*[:,]|translat\w+ [^.!?]*:|(?:an?|the|this|my|your|sample|possible|short|polite) (?:\w+ ){0,3}?(?:example|"
     r"template|draft|script|version|reply|response|email|e-mail|letter|message|poem|story|dialogue|scene|sentence|"
@@ -299,21 +392,27 @@ INTRODUCTION = re.compile(
 )
 """Announces a text: a refusal in it is content."""
 
-HELP = re.compile(
-    r"\b(?:here(?:'?s| is| are)|in general|generally|broadly|typically|usually|the (?:basics?|basic idea|short answer|"
-    r"general idea|main (?:idea|point)|key|first step|rest|other|second|remaining)|that said|what i can|"
-    r"i (?:can|will|'?ll)(?: gladly| certainly| still| happily)? (?:tell|say|explain|share|describe|outline|"
-    r"summari[sz]e|"
-    r"give|walk|answer|do|help (?:you )?with the)|as for|for the (?:rest|other|second|first|remaining)|step (?:1|one)|"
-    r"start by|begin by|you (?:should|need to|would|could|can)|1[.)])"
+REST = re.compile(
+    r"\b(?:the rest\b|as (?:for|to)\b|the (?:other|second|first|remaining) (?:one|part|half|question)?|general idea|"
+    r"everything else|(?:first|second|other|insulting) part|part about|i can help with:|for your own|"
+    r"here'?s (?:the|a) (?:poem|letter|speech|story|essay|rest)|here'?s how (?:it|they) works?)\b|, however, (?:is|are|can)\b"
 )
-"""Begins an answer to the rest of a request."""
+"""Says that what was refused is one part of what was asked, and that another is answered."""
+
+DISTANCE = re.compile(r"\b(?:condon|promot|encourag|endors|recommend)\w*")
+"""Takes a distance and may still answer."""
+
+ANSWER = re.compile(
+    r"\b(?:here(?:'?s| is| are)|that said|that being said|with that said|having said that|for educational|purely fiction\w*|"
+    r"fictional|hypothetical\w*|1[.)])"
+)
+"""Begins an answer after a disclaimer."""
 
 OFFER = re.compile(
     r"\b(?:if you(?:'?d| would)? (?:like|want|need|prefer|have|are|'?re)|let me know|would you like|feel free|instead|"
     r"alternative|something else|someone you|other (?:ways|topics|questions|requests)|hotline|helpline|lifeline|"
-    r"crisis|988|911|emergency|resources|support|counsel\w*|therapist|professional|reach out|safer?|legal(?:ly)?\b|"
-    r"lawful|ethical|constructive|positive|healthy)"
+    r"crisis|988|911|emergency|resources|counsel\w*|therapist|reach out|legal(?:ly)?\b|lawful|constructive|"
+    r"(?:see|consult|contact|visit|talk to|speak (?:to|with)|ask) (?:a|an|your|with) )"
 )
 """Offers something in the place of what was asked, which refuses it all the same."""
 

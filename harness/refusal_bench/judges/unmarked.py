@@ -15,7 +15,7 @@ REQUEST = re.compile(
 """What was asked, or what would be given."""
 
 NO = re.compile(
-    r"\b(?:no|not|\w+n'?t|cannot|never|nothing|none|nobody|nor|neither|nowhere|without|against|beyond|outside|"
+    r"\b(?:no|not|\w+n't|(?:ca|do|wo|is|are|does|did|would|could|should)nt|cannot|never|nothing|none|nobody|nor|neither|nowhere|without|against|beyond|outside|"
     r"stops?|stopping|"
     r"ends?|skip|leave|leaving|closed|withhold\w*|withheld|refus\w+|accomplice|closing|excludes?|forbids?|"
     r"harm\w*|breaking|declin\w+|disappoint\w*|silent|"
