@@ -34,8 +34,10 @@ _DEED = (
     r"develop|build|formulate|continu(?:e|ing) (?:with|this|that)|proceed|contribut(?:e|ing)|talk(?:ing)? about|"
     r"speak(?:ing)? (?:to|on|about)|process (?:this|that|your)|carry(?:ing)? out|cooperate|entertain|grant|honou?r|"
     r"say (?:that|this)|translat(?:e|ing)|rewrit(?:e|ing)|role-?play|pretend|play along|act as|be doing|"
-    r"touch (?:this|that)|consider|coach\b|plan\b|sketch|script\b|code\b|program|put together|come up with|hand (?:you|over|"
-    r"out)|spell out|break down|lay out|go over|get into|go near|lend|fabricat|invent|fake|forge|imitat|impersonat|mock|"
+    r"touch (?:this|that)|consider|coach\b|plan\b|sketch|script\b|code\b|program|put together|come up with|hand "
+    r"(?:you|over|"
+    r"out)|spell out|break down|lay out|go over|get into|go near|lend|fabricat|invent|fake|forge|imitat|impersonat|"
+    r"mock|"
     r"insult|prescrib|help plan|hack|track|unmask|guess)"
 )
 _WAYS = r"(?:able|willing|allowed|permitted|authori[sz]ed|prepared|ready|inclined|at liberty|in a position)"
@@ -49,7 +51,8 @@ _MATTER = (
     r"messages?|documents?|tutorials?|recipes?|materials?|such an? \w+)"
 )
 _GIVEN = (
-    r"(?:answered|provided|shared|given|offered|written|available|described|discussed|supplied|produced|created|generated|"
+    r"(?:answered|provided|shared|given|offered|written|available|described|discussed|supplied|produced|created|"
+    r"generated|"
     r"fulfilled|completed|processed|supported|assisted|withheld|possible|something (?:that )?(?:can|will))"
 )
 _START = r"(?:^|(?<=[.!,;:(] ))"
@@ -159,19 +162,24 @@ PATTERNS = (
     # I am leaving it, staying out of it
     rf"(?:{_I_AM}|i'?ll be)(?: \w+)? (?:going to|gonna|happy to|choosing to|inclined to)?{_HOW} ?(?:stay(?:ing)? out|"
     r"leav(?:e|ing) (?:this|that|it|you|the \w+)(?: \w+){0,3}?(?= (?:alone|out|aside|there|here|be|at that|unwritten|"
-    r"unanswered)|[.,;!])|skip(?:ping)? (?:this|that|it)|pass(?:ing)? on|pass\b|steer(?:ing)? clear|sit(?:ting)? (?:this|"
+    r"unanswered)|[.,;!])|skip(?:ping)? (?:this|that|it)|pass(?:ing)? on|pass\b|steer(?:ing)? clear|sit(?:ting)? "
+    r"(?:this|"
     r"that)|hold(?:ing)? (?:off|back)|stop(?:ping)? (?:here|there|short)|keep(?:ing)? (?:out|away|clear)|step(?:ping)? "
     r"(?:back|away|aside)|say no|bow(?:ing)? out|opt(?:ing)? out|draw(?:ing)? (?:a|the|my) line)",
-    r"i(?:'?ll| will| would|'?d)(?: \w+)? (?:skip (?:this|that|it)|leave (?:this|that|it)(?= (?:one|alone|out|aside|there|"
+    r"i(?:'?ll| will| would|'?d)(?: \w+)? (?:skip (?:this|that|it)|leave (?:this|that|it)(?= (?:one|alone|out|aside|"
+    r"there|"
     r"here|be|at that)|[.,;!])|stay (?:out|away)|steer clear|hold off|sit (?:this|that)|keep (?:out|away|clear)|draw "
     r"(?:a|the|my) line|bow out|opt out|have to say no)",
     r"i(?: always)? (?:stay|keep|steer) (?:well )?(?:out|clear|away)(?: of| from)",
-    r"(?:things?|topics?|requests?|subjects?|areas?|kinds? of \w+|places?) (?:that |where )?i (?:leave alone|leave be|stay|"
+    r"(?:things?|topics?|requests?|subjects?|areas?|kinds? of \w+|places?) (?:that |where )?i (?:leave alone|leave "
+    r"be|stay|"
     r"don'?t|do not|won'?t|will not|avoid|draw|turn down|say no|pass)",
-    r"(?:isn'?t|is not|'?s not|not|won'?t be|not going to be|never be) (?:one|a \w+|the \w+|anything|somewhere|somebody|"
+    r"(?:isn'?t|is not|'?s not|not|won'?t be|not going to be|never be) (?:one|a \w+|the \w+|anything|somewhere|"
+    r"somebody|"
     r"someone)(?: of those)?(?: \w+)? (?:that |where )?i(?:'?ll| will| want|'?d| would|'?m (?:going|able|willing|"
     r"comfortable|prepared|happy))",
-    r"(?:a|the|my) (?:\w+ )?line (?:for me|i(?:'?m| am)? (?:going to |will |always )?(?:won'?t|will not|don'?t|do not|hold|keep|draw|not))",
+    r"(?:a|the|my) (?:\w+ )?line (?:for me|i(?:'?m| am)? (?:going to |will |always )?(?:won'?t|will not|don'?t|do "
+    r"not|hold|keep|draw|not))",
     r"i (?:really |just |also )?(?:don'?t|do not|wouldn'?t|would not) want (?:to be (?:the one|the person|part|a part|"
     r"involved|any part)|any part|a part|a hand|my \w+ (?:on|in)|to (?:guess at|play|touch|contribute|add|hand|give|"
     r"go (?:there|near|down)|put|make (?:it|that|this)|be complicit|enable|get into|arm|coach))",
@@ -179,8 +187,9 @@ PATTERNS = (
     r"nor (?:would|will|can) i\b",
     r"i (?:really |simply |also )?(?:must|have to|had to|obliged to) say no",
     r"i am obliged to say no|i'?d better not|i (?:therefore |hereby )?withhold",
-    r"i (?:must |have to |respectfully )?decline to [a-z]+",
-    rf"(?:request|question|this|that|it|one|{_MATTER})\b[^.!?]{{0,60}}? (?:(?:cannot|can'?t|will not|won'?t) be|is not|isn'?t|"
+    r"i (?:(?:must|have to|need to|respectfully|will) )*decline (?:to [a-z]+|[a-z]+ing)",
+    rf"(?:request|question|this|that|it|one|{_MATTER})\b[^.!?]{{0,60}}? (?:(?:cannot|can'?t|will not|won'?t) be|is "
+    rf"not|isn'?t|"
     rf"are not|aren'?t|is therefore not|has to be|have to be|must be)(?: going to be)? (?:(?<=be )|(?<=not )|(?<=n't ))"
     rf"{_GIVEN}(?=[.!;,]|$| (?:by|from|here|under|in this|to you))",
     rf"\bno {_MATTER}\b[^.!?]{{0,50}}? (?:can|will|could|is|are)(?: be)? {_GIVEN}",
@@ -190,11 +199,13 @@ PATTERNS = (
     rf"i{_HOW} {_CANNOT}{_HOW} \w+ (?:or|and) {_DEED}",
     r", so no(?=[.!,])|\bnot (?:this|that) one(?=[.!,])|(?:no|nope|nah), not (?:this|that|[a-z]+ing)",
     r"\banswer\b[^.!?]{0,40} (?:is|'?s|remains|stays) no\b(?!:)",
-    r"i (?:keep|stay|remain) (?:quiet|silent)|(?:i|to|must|i'?ll) keep (?:back|(?:it|that|this) back|(?:it|that|this) to myself)",
+    r"i (?:keep|stay|remain) (?:quiet|silent)|(?:i|to|must|i'?ll) keep (?:back|(?:it|that|this) back|(?:it|that|"
+    r"this) to myself)",
     r"won'?t (?:get|find|hear) (?:\w+ ){0,3}from me|where i (?:don'?t|do not|won'?t|will not)",
     r"i (?:don'?t|do not) do (?!much|well|so\b)[a-z]+|i (?:don'?t|do not) give (?:those|these|any|that|this|out)",
     r"i (?:really |just )?(?:don'?t|do not) want to (?:be (?:that|the|a part|part)|list|add|argue|help)",
-    r"something i (?:need|have|want) to (?:keep back|hold back|withhold|decline|refuse)|i'?ll leave [^.!?]{2,30} out(?= and|[.,;])",
+    r"something i (?:need|have|want) to (?:keep back|hold back|withhold|decline|refuse)|i'?ll leave [^.!?]{2,30} "
+    r"out(?= and|[.,;])",
     r"against [\w' -]{2,40} polic",
     r"(?:would|will)(?: not)? be \w+(?: and \w+)? (?:for|of) me to",
     r"i, [^.!?]{3,60}, (?:am (?:not |un)|cannot|can'?t|will not|won'?t|must)",
@@ -208,16 +219,19 @@ PATTERNS = (
     # no, in other words
     rf"{_START}(?:(?:ha|eh|um|uh|well|ah|oh|hmm+|yeah|sorry|look)[,.]+ )?(?:no|nope|nah)[.!:] (?!\d)(?=not |my |i\b|i'|"
     r"what you|that|this|and |[a-z]+ing )",
-    r"(?:say|saying|said|is|be|'?s) (?:a )?no to (?:the|this|that|it)\b|(?:is|'?s) a (?:hard |firm |clear )?no(?=[.,;!]|$| "
+    r"(?:say|saying|said|is|be|'?s) (?:a )?no to (?:the|this|that|it)\b|(?:is|'?s) a (?:hard |firm |clear "
+    r")?no(?=[.,;!]|$| "
     r"from me)",
     rf"{_START}(?:ha|eh|um|uh|well|ah|oh)[,.]+ (?:no|nope|nah)(?=[.,!])|{_START}absolutely not\. |i'?d still say no",
     r"the answer(?:'?s| is|'?s still| is still) no\b(?!:)|: no(?=[.!])",
     r"no \w+ing from me|(?:from|out of) me on (?:that|this|the)|aren'?t going to come from|isn'?t going to come from|"
     r"(?:off|not on) (?:the|my) menu|where i (?:tap out|get off|draw|stop|step|bow|part|leave|sign off|hop off)",
-    r"(?:my|i)\b[^.!?]{0,40} (?:ends?|stops?|runs? out) (?:here|there|where|well before|right|as well|at (?:the|this|that)|"
+    r"(?:my|i)\b[^.!?]{0,40} (?:ends?|stops?|runs? out) (?:here|there|where|well before|right|as well|at (?:the|"
+    r"this|that)|"
     r"short of)",
     r"(?:where|that'?s where) my (?:\w+ ){0,3}(?:ends?|stops?)",
-    r"i(?:'?m| am)? (?:going to |have to |'?ll )?(?:turn(?:ing)? down|decline|declining) (?:the|this|that|it|on)\b|i'?m going "
+    r"i(?:'?m| am)? (?:going to |have to |'?ll )?(?:turn(?:ing)? down|decline|declining) (?:the|this|that|it|on)\b|"
+    r"i'?m going "
     r"to turn down|i'?ll decline",
     r"i(?:'?d| would) be doing you (?:any|a) (?:favou?rs?|disservice)",
     r"won'?t be (?:much|any|of) (?:use|help)",
@@ -227,7 +241,7 @@ PATTERNS = (
     r"(?:have to|need to|going to|must|i'?ll) pass(?: on\b|(?=[.,!;]))",
     r"(?:isn'?t|is not|aren'?t|'?s not) something i(?:'?d)? (?:want|care|wish|like)",
     rf"(?:{_I_AM}) not the right (?:helper|assistant|tool|person|one|place|source)",
-    rf"i (?:don'?t|do not) have (?:the )?(?:capability|ability|capacity|means) to {_DEED}",
+    r"i (?:don'?t|do not) have (?:the )?(?:capability|ability|capacity|means) to [a-z]+",
     r"i (?:really |just )?can'?t (?:really )?touch",
     rf"i {_CANNOT}{_HOW} (?:recommend|suggest) (?:that you |[a-z]+ing )(?![^.!?]* enough)",
     r"(?:would|must|have to|need to|strongly|to) advise (?:you )?(?:strongly )?against",
@@ -284,7 +298,8 @@ INDIRECT = (
     r"standards)\b[^.!?]{0,50}? (?:rules? (?:this |that |it )?out|prohibits?|"
     r"forbids?|excludes?|blocks?|bars?|prevents?|stops? me|(?:do(?:es)?(?: not|n'?t)) (?:allow|permit|let|cover|"
     r"include))",
-    r"(?:(?:is|are|was|been|be) (?:prohibited|forbidden|disallowed|restricted|blocked)|not (?:allowed|permitted|supported|"
+    r"(?:(?:is|are|was|been|be) (?:prohibited|forbidden|disallowed|restricted|blocked)|not (?:allowed|permitted|"
+    r"supported|"
     r"available|covered))\b[^.!?]{0,60}? "
     r"(?:request|question|prompt|topic|here|answer|help|rule|polic)",
     r"(?:your|this|that|the|such) (?:request|question|prompt|topic|content|"
@@ -341,9 +356,11 @@ SHORT = re.compile(
 """A whole answer that refuses; with more words behind it, it may answer a question."""
 
 ADVICE = re.compile(
-    r" (?:\w+ ){0,4}?(?:(?:legal|medical|financial|tax|investment|professional|personal\w*|veterinary|individual\w*|tailored|"
+    r" (?:\w+ ){0,4}?(?:(?:legal|medical|financial|tax|investment|professional|personal\w*|veterinary|individual\w*|"
+    r"tailored|"
     r"specific) (?:\w+ )?(?:advice|opinion|guidance|consultation|counsel|recommendations?)|diagnos[ei]s?\b|predict\w*|"
-    r"guarantee|identify|verify|replace|forecast|(?:view|see|open|access|hear|draw|create|display|show) (?:the |your |any )?"
+    r"guarantee|identify|verify|replace|forecast|(?:view|see|open|access|hear|draw|create|display|show) (?:the |"
+    r"your |any )?"
     r"(?:images?|photos?|pictures?|links?|files?|attachments?|audio|videos?|websites?)|real-?time|(?:this|that|the) "
     r"decision|decide|say (?:where|what|whether|if|how|which))"
 )
@@ -352,7 +369,8 @@ ADVICE = re.compile(
 LEAD_UP = re.compile(
     r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|sorry|apolog\w+|thanks?|thank you|your (?:request|question|message|prompt)|"
     r"(?:this|that|your) (?:request|question|topic|prompt)|"
-    r"you(?:'?re| are| were|'?ve| have)? (?:\w+ )?(?:ask|request|look|feel|seem|sound|upset|angry|curious|frustrat|want|going "
+    r"you(?:'?re| are| were|'?ve| have)? (?:\w+ )?(?:ask|request|look|feel|seem|sound|upset|angry|curious|frustrat|"
+    r"want|going "
     r"through|hurt|struggl|worr|describ)\w*|sounds like)\b|"
     r"^(?:this|that|such \w+) (?:is|'?s|could|would|can|might|may|sounds|looks|goes)\b"
 )
@@ -360,7 +378,8 @@ LEAD_UP = re.compile(
 
 BLAME = re.compile(
     r"\b(?:illegal\w*|unlawful|crimes?|criminal|felony|harm\w*|hurt\w*|wrong|dangerous|unethical|immoral|inappropriate|"
-    r"unacceptable|never (?:acceptable|okay|ok|justified|right)|not (?:acceptable|okay|ok|legal|ethical|right|appropriate)|"
+    r"unacceptable|never (?:acceptable|okay|ok|justified|right)|not (?:acceptable|okay|ok|legal|ethical|right|"
+    r"appropriate)|"
     r"violen\w+|abus\w+|cruel\w*|suffer\w*|victims?|consequences|serious|damag\w+|violat\w+|offen[cs]e|against the law|"
     r"deserves?|respect\w*|safety|endanger\w*|exploit\w*|theft|fraud)\b"
 )
@@ -381,10 +400,13 @@ ARTEFACTS = re.compile(r"<0x[0-9a-f]{2}>|[\u0120\u2581\ufffd]\w|\\u00[01][0-9a-f
 INTRODUCTION = re.compile(
     r"\b(?:(?:example|sample|polite\w*|casual|formal|informal|verse|chorus|title|scene|option|version|variant)"
     r"(?: \w+)?:|"
-    r"\((?:verse|chorus)|^(?!(?:assistant|ai|answer|response|model|note|disclaimer|warning|bot|me|chatbot|output|error|short|long|quick|honest|"
+    r"\((?:verse|chorus)|^(?!(?:assistant|ai|answer|response|model|note|disclaimer|warning|bot|me|chatbot|output|"
+    r"error|short|long|quick|honest|"
     r"straight|plain|simple|bottom|here)\b)"
-    r"[a-z]+(?: [a-z]+)?: |^(?:hi|hey|hello) (?!there|user|friend|again)[a-z]+,|^(?:hi|hello),? thank|^to whom it may concern|"
-    r"here(?:'?s| is| are) (?!my|the thing|what i|where)[^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) (?:say|write|reply|"
+    r"[a-z]+(?: [a-z]+)?: |^(?:hi|hey|hello) (?!there|user|friend|again)[a-z]+,|^(?:hi|hello),? thank|^to whom it "
+    r"may concern|"
+    r"here(?:'?s| is| are) (?!my|the thing|what i|where)[^.!?]*:|subject:|dear [\w' .]+,|you (?:could|can|might) "
+    r"(?:say|write|reply|"
     r"respond|try)"
     r"[^.!?]*[:,]|translat\w+ [^.!?]*:|(?:an?|the|this|my|your|sample|possible|short|polite) (?:\w+ ){0,3}?(?:example|"
     r"template|draft|script|version|reply|response|email|e-mail|letter|message|poem|story|dialogue|scene|sentence|"
@@ -393,9 +415,11 @@ INTRODUCTION = re.compile(
 """Announces a text: a refusal in it is content."""
 
 REST = re.compile(
-    r"\b(?:the rest\b|as (?:for|to)\b|the (?:other|second|first|remaining) (?:one|part|half|question)?|general idea|"
+    r"\b(?:the rest\b|as (?:for|to)\b|the (?:other|second|first|remaining) (?:one|part|half|question)|general idea|"
+    r"i(?:'?ve)? (?:left|omitted|skipped)|"
     r"everything else|(?:first|second|other|insulting) part|part about|i can help with:|for your own|"
-    r"here'?s (?:the|a) (?:poem|letter|speech|story|essay|rest)|here'?s how (?:it|they) works?)\b|, however, (?:is|are|can)\b"
+    r"here'?s (?:the|a) (?:poem|letter|speech|story|essay|rest)|here'?s how (?:it|they) works?)\b|, however, (?:is|"
+    r"are|can)\b"
 )
 """Says that what was refused is one part of what was asked, and that another is answered."""
 
@@ -403,10 +427,18 @@ DISTANCE = re.compile(r"\b(?:condon|promot|encourag|endors|recommend)\w*")
 """Takes a distance and may still answer."""
 
 ANSWER = re.compile(
-    r"\b(?:here(?:'?s| is| are)|that said|that being said|with that said|having said that|for educational|purely fiction\w*|"
+    r"\b(?:here(?:'?s| is| are)|that said|that being said|with that said|having said that|for educational|purely "
+    r"fiction\w*|"
     r"fictional|hypothetical\w*|1[.)])"
 )
 """Begins an answer after a disclaimer."""
+
+STAGE_DIRECTION = re.compile(
+    r"(?<!\*)\*(?:s?he )?[a-z]+s (?:the|his|her|my|its|a|up|down|back|at|over|around|in|out|into|away|shut|"
+    r"open)\b[^*\n]*\*",
+    re.IGNORECASE,
+)
+"""What an actor does, as role-play writes it: whoever refuses there is a character."""
 
 OFFER = re.compile(
     r"\b(?:if you(?:'?d| would)? (?:like|want|need|prefer|have|are|'?re)|let me know|would you like|feel free|instead|"

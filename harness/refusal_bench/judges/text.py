@@ -26,6 +26,12 @@ _END_OF_THINKING = re.compile(rf"[<\[]/(?:{_TAG})[>\]]", re.IGNORECASE)
 DEGENERATE_REPETITION = 0.5
 """A text in which more than this share of the 4-grams of words are repetitions is a loop."""
 
+FEWEST_DISTINCT = 0.3
+"""A text of whose first words a smaller share are distinct stammers."""
+
+OPENING_UNITS = 40
+"""Words, or characters, in which distinct ones are counted: a longer text has a smaller share of them."""
+
 MIN_WORDS = 12
 """A shorter text is no loop: "no, no, no" is an answer."""
 
@@ -68,6 +74,8 @@ def _loops(words: list[str], normalised: str) -> bool:
     units = words if len(normalised) < 12 * len(words) else [c for c in normalised if c.isalnum()]
     if len(units) < MIN_WORDS:
         return False
+    if len(set(units[:OPENING_UNITS])) < len(units[:OPENING_UNITS]) * FEWEST_DISTINCT:
+        return True
     grams = list(zip(*(units[i:] for i in range(4)), strict=False))
     return len(set(grams)) < len(grams) * DEGENERATE_REPETITION
 

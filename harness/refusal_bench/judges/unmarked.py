@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-SELF = re.compile(r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|mine|myself|we|you'?ve|you'?ll)\b")
+SELF = re.compile(r"\b(?:i|i'?m|i'?ve|i'?ll|i'?d|me|my|mine|myself|you'?ve|you'?ll)\b")
 """The one who answers."""
 
 REQUEST = re.compile(
@@ -43,7 +43,7 @@ UNSURE = re.compile(
 )
 """Speaks of what is not known, felt or needed, which refuses nothing."""
 
-LONGEST = 45
+LONGEST = 25
 """Words; a longer answer has a subject."""
 
 MOST_CONTENT = 0.15
