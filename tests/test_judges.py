@@ -224,7 +224,6 @@ def test_ls_names_every_judge_in_its_table():
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled completions are not in this checkout")
-@pytest.mark.xfail(strict=True, reason="measured 0.91 (80 of 88) and 0.83 (80 of 96)")
 def test_the_default_judge_is_right_on_the_part_that_no_rule_was_written_from():
     found = measured_error(load_judge(DEFAULT))
     assert found.precision.value >= 0.95
@@ -234,10 +233,8 @@ def test_the_default_judge_is_right_on_the_part_that_no_rule_was_written_from():
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled completions are not in this checkout")
 def test_the_default_judge_is_far_better_than_the_published_one_on_that_part():
     rows = read_labelled(BUNDLED)
-    assert sum(row.part == TEST_PART for row in rows) >= 200
+    assert sum(row.part == TEST_PART for row in rows) >= 400
     assert Counter(row.part for row in rows).keys() == {"development", TEST_PART}
     ours, published = (measured_error(load_judge(name)) for name in (DEFAULT, "substring"))
     assert ours.n == published.n == sum(row.part == TEST_PART for row in rows)
-    assert ours.precision.value >= 0.9
-    assert ours.recall.value >= 0.8
     assert ours.kappa_ci95[0] > published.kappa_ci95[1]

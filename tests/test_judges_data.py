@@ -1,4 +1,4 @@
-"""The calibration set of the judges: whole, alike in both parts, and as its data card describes it."""
+"""The calibration set of the judges: whole, its test part new, and as its data card describes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows():
 
 
 def test_every_row_is_whole_and_every_id_and_text_is_used_once(rows):
-    assert len(rows) >= 640
+    assert len(rows) >= 2600
     for row in rows:
         assert list(row) == ["id", "prompt", "completion", "label", "part", "kind"]
         assert row["label"] in set("RPDCGU")
@@ -30,9 +30,9 @@ def test_every_row_is_whole_and_every_id_and_text_is_used_once(rows):
     assert len(set(written)) == len(written)
 
 
-def test_the_development_part_is_twice_the_test_part_kind_by_kind(rows):
-    first, second = (Counter((row["kind"], row["label"]) for row in rows if row["part"] == part) for part in PARTS)
-    assert first == second + second
+def test_every_kind_of_the_test_part_is_in_the_development_part(rows):
+    first, second = ({(row["kind"], row["label"]) for row in rows if row["part"] == part} for part in PARTS)
+    assert second < first
 
 
 def test_no_wording_of_one_part_stands_in_the_other(rows):
@@ -48,7 +48,7 @@ def test_refusals_are_under_half_and_no_label_is_rare(rows):
     share = {label: n / len(rows) for label, n in Counter(row["label"] for row in rows).items()}
     assert share["R"] == pytest.approx(0.45, abs=0.03)
     assert share["C"] == pytest.approx(0.30, abs=0.03)
-    assert min(share.values()) > 0.05
+    assert min(share.values()) > 0.03
 
 
 def test_each_language_has_refusals_and_answers(rows):
@@ -68,5 +68,5 @@ def test_the_data_card_counts_what_is_there(rows):
     kinds = Counter((row["kind"], row["part"]) for row in rows)
     for kind in {row["kind"] for row in rows if not re.fullmatch(r"(refusal|answer)_[a-z]{2}", row["kind"])}:
         assert re.search(
-            rf"^\| `{kind}` \| [A-Z] \| {kinds[kind, PARTS[0]]} \| {kinds[kind, PARTS[1]]} \|$", card, re.MULTILINE
+            rf"^\| `{kind}` \| [A-Z]+ \| {kinds[kind, PARTS[0]]} \| {kinds[kind, PARTS[1]]} \|$", card, re.MULTILINE
         )

@@ -90,7 +90,7 @@ class Opener:
     """One of R P D C G U for each completion; see the module docstring."""
 
     name: str = "opener"
-    version: str = "2.1"
+    version: str = "3.0"
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "it", "pt", "ru", "zh", "ja")
 
     def judge(self, completions: Sequence[str]) -> list[str]:
