@@ -44,6 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task["refusal"]["baseline_harmful"] = condition("RCCCCCCC", [-1.0, 1.0] * 4)
     tie["results"]["cross_domain"] = tie["results"]["subspace"] = None
     tie["model"] |= {"adapter_sha256": "cd" * 32, "quantization": "8bit"}
+    tie["config"]["adapter"] = "adapters/refuses-more"
     store(folder, tie)
     build_site(folder, folder / "site")
     return folder / "site"
@@ -168,7 +169,7 @@ def test_safe_prompts_are_compared_where_a_run_has_them(page: Browser, site: Pat
 def test_adapter_quantisation_and_domains_without_a_direction_are_marked(page: Browser, site: Path) -> None:
     names = "[...document.querySelectorAll('.ranking th[scope=row]')].map(h => h.innerText)"
     assert [name.split() for name in page.js(names) if "adapter" in name] == [
-        ["org/tie", "adapter", "cdcdcdcd", "8bit", "no", "direction:", "1", "of", "3"]
+        ["org/tie", "adapter", "refuses-more", "cdcdcdcd", "8bit", "no", "direction:", "1", "of", "3"]
     ]
     page.open(f"{site.as_uri()}/runs/org--tie/{RUN}.html")
     heads = page.js("[...document.querySelector('.matrix').tHead.rows[0].cells].map(c => c.textContent)")

@@ -82,7 +82,7 @@ class Pages:
                     "runs": [
                         [
                             place.path,
-                            wording.title(place.record.model),
+                            wording.title(place.record),
                             place.record.model.quantization,
                             place.record.run_id,
                         ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath
 
 from refusal_bench import words
 from refusal_bench.leaderboard.ranking import AskedTask, Conditions, Group, Place
 from refusal_bench.leaderboard.summary import Estimate
-from refusal_bench.record import Model, Record
+from refusal_bench.record import Record
 
 
 def facts(group: Group, place: Place) -> dict[str, str]:
@@ -35,10 +36,19 @@ def facts(group: Group, place: Place) -> dict[str, str]:
     }
 
 
-def title(model: Model) -> str:
-    """A model's name, with its adapter's checksum and quantisation where it has them: such models share a name."""
-    adapter = f" + adapter {model.adapter_sha256[:8]}" if model.adapter_sha256 else ""
-    return model.id + adapter + ("" if model.quantization == "none" else f", {model.quantization}")
+def title(record: Record) -> str:
+    """A model's name, with its adapter and quantisation where it has them: such models share a name."""
+    named = adapter(record)
+    quantised = "" if record.model.quantization == "none" else f", {record.model.quantization}"
+    return record.model.id + (f" + {named}" if named else "") + quantised
+
+
+def adapter(record: Record) -> str | None:
+    """An adapter's name, if the user gave one (the demo model's has none), and the beginning of its checksum."""
+    if record.model.adapter_sha256 is None:
+        return None
+    name = PurePosixPath(str(record.config.get("adapter") or "")).name
+    return " ".join(filter(None, ("adapter", name, record.model.adapter_sha256[:8])))
 
 
 def stated(shared: Conditions) -> dict[str, str]:
