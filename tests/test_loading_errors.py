@@ -47,7 +47,8 @@ def refused(kind, status):
         (errors.LocalEntryNotFoundError("offline"), None, ("cannot be reached", "--model demo")),
         (errors.HFValidationError("bad"), None, ("not a hub id",)),
         (OSError(28, "No space left on device"), None, ("No space left on device", "make room")),
-        (ConnectionError("reset"), None, ("cannot be reached",)),
+        (ConnectionError("reset"), None, ("broke off (ConnectionError)", "same command")),
+        (errors.HTTPError("peer closed the connection"), None, ("broke off (HTTPError)", "same command")),
     ],
 )
 def test_what_the_hub_answers_is_said_in_one_sentence(monkeypatch, raised, token, parts):
