@@ -17,15 +17,20 @@ def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
     if not rows:
         console.print("The leaderboard is empty; a run adds its record.")
     conditions = ("baseline_harmful", "ablated_harmful", "baseline_harmless", "added_harmless")
-    for (model, run, quick), tasks in groupby(rows, lambda row: (row["model"], row["run_id"], row["quick"])):
-        table = table_of(
-            ["refusal in %", "status", "harmful", "→ ablated", "harmless", "→ added", "cosine", "transfer"], 2
-        )
+    for title, tasks in groupby(rows, _title):
+        table = table_of(["refusal in %", "status", "harmful", "ablated", "harmless", "added", "cosine", "transfer"], 2)
         for row in tasks:
             rates = [share(_float(row[f"{name}_rate"])) for name in conditions]
             means = [number(_float(row[name])) for name in ("mean_cosine", "mean_transfer")]
             add_row(table, [str(row["task"]), str(row["task_status"]), *rates, *means])
-        print_titled(visible(f"{model}  run {run}{' (quick)' if quick else ''}"), table, console)
+        print_titled(title, table, console)
+
+
+def _title(row: Row) -> str:
+    """A run's model, as it was changed, and its id."""
+    adapter = f" + adapter {str(row['adapter_sha256'])[:8]}" if row["adapter_sha256"] else ""
+    quantised = "" if row["quantization"] == "none" else f", {row['quantization']}"
+    return visible(f"{row['model']}{adapter}{quantised}  run {row['run_id']}{' (quick)' if row['quick'] else ''}")
 
 
 def _float(value: object) -> float | None:

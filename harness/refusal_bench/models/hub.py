@@ -13,8 +13,8 @@ def snapshot(repo: str, revision: str | None, patterns: list[str], *, pin: str |
     """Return the folder of one revision, fetched once into the hub's cache; its name is the commit.
 
     The revision is the one asked for, else the pinned commit, else the hub's default branch.
-    InputError for a gated, missing or private model, a wrong revision, a wrong token, no network, a download that breaks
-    off, or a full disk.
+    InputError for a gated, missing or private model, a wrong revision, a wrong token, no network, a download that
+    breaks off, or a full disk.
     """
     from huggingface_hub import snapshot_download
 
