@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task["refusal"]["baseline_harmful"] = condition("RCCCCCCC", [-1.0, 1.0] * 4)
     tie["results"]["cross_domain"] = tie["results"]["subspace"] = None
     tie["model"] |= {"adapter_sha256": "cd" * 32, "quantization": "8bit"}
-    tie["config"]["adapter"] = "adapters/refuses-more"
+    tie["config"]["adapter"] = "refuses-more"
     store(folder, tie)
     build_site(folder, folder / "site")
     return folder / "site"

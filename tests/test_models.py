@@ -16,6 +16,7 @@ from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
 from refusal_bench.models import demo, wheels
+from refusal_bench.models.adapters import adapter_name
 from refusal_bench.models.aliases import ALIASES, resolve
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.show import describe
@@ -202,6 +203,13 @@ def test_missing_parts_of_a_model_are_named(tmp_path):
     for message, folder in cases.items():
         with pytest.raises(InputError, match=message):
             load_model(RunConfig(model=str(folder)))
+
+
+def test_a_record_names_an_adapter_without_its_place(tmp_path, monkeypatch):
+    (tmp_path / "over-refusing").mkdir()
+    monkeypatch.chdir(tmp_path / "over-refusing")
+    names = [adapter_name(given) for given in (str(tmp_path / "over-refusing"), ".", "owner/name", None)]
+    assert names == ["over-refusing", "over-refusing", "owner/name", None]
 
 
 def test_a_wrong_adapter_is_named(tmp_path):

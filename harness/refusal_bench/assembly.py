@@ -154,7 +154,7 @@ def build_record(
         config=config.measured()
         | {
             "model": model.id,
-            "adapter": None if config.adapter is None else model.adapter_sha256,
+            "adapter": adapter_name(config.adapter),
             "judge": judge.name,
         },
         tasks={

@@ -22,6 +22,11 @@ def find_adapter(adapter: str) -> Path:
     return folder
 
 
+def adapter_name(adapter: str | None) -> str | None:
+    """What a record calls an adapter: a local folder's name without its place, a hub id as it is."""
+    return Path(adapter).resolve().name if adapter and Path(adapter).is_dir() else adapter
+
+
 def chat_template_of(adapter: str | None) -> str | None:
     """Return the chat template that an adapter was trained with, where its folder holds one."""
     file = _folder(adapter, [SETTINGS, TEMPLATE]) / TEMPLATE if adapter else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
 
 from refusal_bench import words
 from refusal_bench.leaderboard.ranking import AskedTask, Conditions, Group, Place
@@ -44,11 +43,11 @@ def title(record: Record) -> str:
 
 
 def adapter(record: Record) -> str | None:
-    """An adapter's name, if the user gave one (the demo model's has none), and the beginning of its checksum."""
-    if record.model.adapter_sha256 is None:
+    """An adapter's name, where the record has it (the demo model's has none), and the beginning of its checksum."""
+    checksum, name = record.model.adapter_sha256, record.config.get("adapter")
+    if checksum is None:
         return None
-    name = PurePosixPath(str(record.config.get("adapter") or "")).name
-    return " ".join(filter(None, ("adapter", name, record.model.adapter_sha256[:8])))
+    return f"adapter {checksum[:8]}" if name in (None, checksum) else f"adapter {name} {checksum[:8]}"
 
 
 def stated(shared: Conditions) -> dict[str, str]:
