@@ -23,6 +23,7 @@ from refusal_bench.metrics.comparisons import SEVERAL
 from refusal_bench.metrics.geometry import reliability
 from refusal_bench.metrics.judging import panel_agreement, proportion
 from refusal_bench.metrics.refusal import finite_mean
+from refusal_bench.models.adapters import adapter_name
 from refusal_bench.observation import SPLITS, Residuals, refused_train_prompts
 from refusal_bench.record import (
     Condition,
