@@ -251,10 +251,11 @@ def test_a_file_that_does_not_fit_its_record_is_one_sentence(tmp_path, line, par
     lines = file.read_text().splitlines()
     lines[2:3] = [] if line is None else [lines[0] if line == "again" else line]
     file.write_text("\n".join(lines) + "\n")
-    done = call("run", cwd=tmp_path)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
-    assert part in done.stderr
-    assert "secret" not in done.stderr
+    with pytest.raises(InputError, match=r".") as caught:
+        read_run(folder)
+    assert part in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_completions_is_one_sentence_that_says_how_to_get_them(tmp_path):
@@ -272,10 +273,11 @@ def test_a_folder_without_completions_is_one_sentence_that_says_how_to_get_them(
         ("half", "completions.privacy.jsonl: cannot be read"),
         ("short", "has 1 labels for 12 prompts"),
     ):
-        done = call(name, cwd=tmp_path)
-        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
-        assert part in done.stderr
-    assert "unknown judge 'opnr'" in call("plain", "--judge", "opnr", cwd=tmp_path).stderr
+        with pytest.raises(InputError, match=part):
+            read_run(tmp_path / name)
+    done = call("plain", cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert "plain: this run kept no completions; run it again with --save-completions." in done.stderr
 
 
 def test_a_planted_runs_judge_repeats_its_letters_for_every_direction(tmp_path):
