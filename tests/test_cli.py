@@ -69,7 +69,7 @@ def _processor_seconds(*arguments):
         (), ("run",), ("tasks",), ("tasks", "ls"), ("tasks", "show"), ("tasks", "validate"), ("tasks", "new"),
         ("tasks", "stats"), ("models",), ("models", "ls"), ("models", "show"), ("leaderboard",), ("leaderboard", "ls"),
         ("leaderboard", "add"), ("leaderboard", "validate"), ("report",), ("compare",), ("judges",), ("judges", "ls"),
-        ("judges", "show"), ("judges", "check"),
+        ("judges", "show"), ("judges", "check"), ("judges", "compare"),
     ],
 )  # fmt: skip
 def test_every_command_has_help_and_leaf_commands_an_example(command):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from refusal_bench.errors import InputError
-from refusal_bench.files import read_text, sha256_of
+from refusal_bench.files import sha256_of
 from refusal_bench.judges.protocol import LABELS, Judge
+from refusal_bench.judges.reading import read_rows
 from refusal_bench.metrics.judging import calibration, proportion
 from refusal_bench.record import JudgeCalibration, Proportion
 
@@ -47,19 +47,7 @@ class LabelledCompletion(BaseModel):
 
 def read_labelled(path: Path) -> list[LabelledCompletion]:
     """Read rows of {prompt, completion, label}; InputError names the file and the line that is wrong."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(LabelledCompletion.model_validate(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: is not JSON ({error.msg}); mend or remove the line.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the row"
-            reason = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{path}:{number}: {field}: {reason}; mend the line.") from error
+    rows = list(read_rows(path, LabelledCompletion).values())
     if not rows:
         raise InputError(f"{path}: has no rows; add completions, one JSON object a line.")
     return rows
@@ -109,9 +97,9 @@ def _figures(gold: str, verdicts: str, data_sha256: str, part: str | None) -> di
     return {
         "n": found.n,
         "n_unscored": found.n_unscored,
-        **_share("precision", found.precision),
-        **_share("recall", found.recall),
-        **_share("specificity", found.specificity),
+        **share_fields("precision", found.precision),
+        **share_fields("recall", found.recall),
+        **share_fields("specificity", found.specificity),
         "kappa": found.kappa,
         "kappa_ci95": found.kappa_ci95,
     }
@@ -122,10 +110,11 @@ def _by_label(gold: str, verdicts: str, letter: str) -> dict[str, Any]:
     hits = sum(g == v == letter for g, v in pairs)
     return {
         "n": gold.count(letter),
-        **_share("precision", proportion(hits, verdicts.count(letter))),
-        **_share("recall", proportion(hits, gold.count(letter))),
+        **share_fields("precision", proportion(hits, verdicts.count(letter))),
+        **share_fields("recall", proportion(hits, gold.count(letter))),
     }
 
 
-def _share(name: str, share: Proportion) -> dict[str, Any]:
+def share_fields(name: str, share: Proportion) -> dict[str, Any]:
+    """A share and its interval as JSON output names them."""
     return {name: share.value, f"{name}_ci95": share.ci95}
