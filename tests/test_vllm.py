@@ -256,7 +256,8 @@ def test_parity_in_half_precision_passes_and_still_tells_a_wrong_layer(tmp_path,
     vllm.start()
     install = vllm_hooks.install
 
-    def a_layer_late(model, what, names):
+    def a_layer_late(model, intervention, names):
+        what = intervention
         install(model, Add.at(what.vectors, what.layers[0] + 1) if isinstance(what, Add) else what, names)
 
     try:
