@@ -94,6 +94,9 @@ def changed(change: str) -> Record:
             data["model"]["id"] = "planted:cone"
         case "judge" | "system_prompt" | "contrast" | "method":
             config[change] = "another"
+        case "judge's version":
+            data["judge"] = {"name": "substring", "version": "2.0", "languages": ["en"], "input": "answer"}
+            data["judge"] |= {"calibration": None, "agreement": None}
         case "domains":
             return Record.model_validate(record_dict(("fraud", "weapons")) | {"config": config})
     return Record.model_validate(data)
@@ -101,7 +104,7 @@ def changed(change: str) -> Record:
 
 CHANGES = (
     *("task version", "task checksum", "number of prompts", "quick", "completion length", "planted world", "judge"),
-    *("system_prompt", "contrast", "method", "domains"),
+    *("system_prompt", "contrast", "method", "domains", "judge's version"),
 )
 
 

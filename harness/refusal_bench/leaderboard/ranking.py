@@ -34,7 +34,7 @@ class Conditions:
     tasks: tuple[AskedTask, ...]
     """By name."""
     judge: str | None
-    """Who labelled the completions."""
+    """Who labelled the completions, and the version of its rules where the record has it."""
     system_prompt: str | None
     """`default` (each template's own), `none`, or a text."""
     max_new_tokens: str | None
@@ -82,7 +82,7 @@ def conditions(record: Record) -> Conditions:
             AskedTask(name, task.version, task.sha256, task.n_held_out_harmful, task.n_held_out_harmless)
             for name, task in sorted(record.tasks.items())
         ),
-        judge=_stated(config.get("judge")),
+        judge=f"{record.judge.name} {record.judge.version}" if record.judge else _stated(config.get("judge")),
         system_prompt=_stated(config.get("system_prompt")),
         max_new_tokens=_stated(sizes.get("max_new_tokens") if isinstance(sizes, Mapping) else None),
         method=_stated(config.get("method")),
