@@ -1,6 +1,6 @@
 """How often the screened selection chooses what the exact one does, and what its other choices cost.
 
-    python benchmarks/screened.py --seeds 4 --json --save benchmarks/results/screened.json
+    python benchmarks/screened.py --seeds 20,21 --json --save benchmarks/results/screened.json
 
 A case is one domain of one model under one seed, which draws the split and the weights of planted and tiny models.
 Cases in which no candidate passes every filter count apart: there is nothing to choose. So do those with no more
@@ -37,13 +37,13 @@ MODELS = (
     "planted",
     "planted:cone",
     "planted:topic_confound",
-    "planted:no_refusal",
-    "planted:late",
     "tiny-qwen",
     "tiny-mistral",
     "tiny-gemma2",
     "tiny-gpt-neox",
     "tiny-cohere",
+    "planted:no_refusal",
+    "planted:late",
 )
 """The other planted worlds, `single` and `harm_vs_refusal`, would repeat the cases of `planted`: a domain by itself is
 the same in all three."""
@@ -215,20 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description="Count how often the screened selection agrees with the exact one.")
     parser.add_argument("--models", default=",".join(MODELS), help="names separated by commas, as selection.py takes")
-    parser.add_argument("--seeds", type=int, default=4, help="seeds of each model")
+    parser.add_argument("--seeds", default="0,1,2,3", help="seeds of each model, separated by commas")
     parser.add_argument("--domains", default="all", help="task names separated by commas, or all")
     parser.add_argument("--prompts", type=int, default=16, help="harmful, and as many harmless, prompts a domain")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     parser.add_argument("--save", type=Path, help="write the result to a file, anew after every model")
     options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error("--seeds must be at least 1.")
 
     def save(result: dict[str, Any]) -> None:
         if options.save:
             write_atomic(options.save, json.dumps(result, indent=2) + "\n")
 
-    result = benchmark(options.models.split(","), range(options.seeds), options.domains, options.prompts, save)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    result = benchmark(options.models.split(","), seeds, options.domains, options.prompts, save)
     console = Console()
     console.width = max(console.width, 100)
     show(result, console)
