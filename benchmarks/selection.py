@@ -21,19 +21,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
 from jaxtyping import Float
 from reference import Quantities, Site, Textbook, choose, removing
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.calibration.planted_world import WORLDS
 from refusal_bench.config import FULL, INDUCE_THRESHOLD, KL_THRESHOLD, RunConfig
 from refusal_bench.files import write_atomic
 from refusal_bench.judges import DEFAULT, load_judge
+from refusal_bench.models.aliases import resolve
 from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import find_refusal_tokens
 from refusal_bench.prompts import MIN_PAIRS, Domain, planted_prompts, render_tasks
@@ -49,8 +52,15 @@ from torch import Tensor
 ENGINES: Mapping[str, Callable[..., Selected]] = {"exact": select, "screened": partial(select, screened=True)}
 """Ways of selecting that are compared with the textbook loop."""
 
-TINY = {"tiny-llama": ("llama", "LLAMA2"), "tiny-qwen": ("qwen2", "CHATML")}
-"""Random weights: family and chat template, as the tests build them."""
+TINY = {
+    "tiny-llama": ("llama", "LLAMA2"),
+    "tiny-qwen": ("qwen2", "CHATML"),
+    "tiny-mistral": ("mistral", "CHATML"),
+    "tiny-gemma2": ("gemma2", "CHATML"),
+    "tiny-gpt-neox": ("gpt-neox", "CHATML"),
+    "tiny-cohere": ("cohere", "CHATML"),
+}
+"""Random weights: family and chat template, as the tests build them. The textbook loop takes the first three only."""
 
 TOLERANCE = 1e-3
 """Largest disagreement of a quantity (nats) that float32 rounding explains."""
@@ -184,20 +194,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load(name: str, tasks: Mapping[str, Task]) -> ChatModel:
-    """Load a model by name, on the CPU in float32."""
+def load(name: str, tasks: Mapping[str, Task], seed: int = 0) -> ChatModel:
+    """Load a model by name, on the CPU in float32; the seed draws the weights of planted and tiny ones."""
     if name not in TINY:
-        return load_model(RunConfig(model=name, device="cpu", dtype="float32"), planted_prompts(tasks))
+        world = resolve(name).location
+        draws = {world: replace(WORLDS[world], draw=1 + seed)} if world in WORLDS else {}
+        with patch.dict(WORLDS, draws):
+            return load_model(RunConfig(model=name, device="cpu", dtype="float32"), planted_prompts(tasks))
     sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
     import tiny
 
     family, template = TINY[name]
     with tempfile.TemporaryDirectory() as folder:
-        saved = tiny.save_tiny(Path(folder) / name, family, getattr(tiny, template))
+        saved = tiny.save_tiny(Path(folder) / name, family, getattr(tiny, template), seed=seed)
         return load_model(RunConfig(model=str(saved), device="cpu", dtype="float32"))
 
 
-def render(tasks: Mapping[str, Task], model: ChatModel, n_selection: int) -> dict[str, Domain]:
+def render(tasks: Mapping[str, Task], model: ChatModel, n_selection: int, seed: int = 0) -> dict[str, Domain]:
     """Render all domains with `n_selection` pairs in the selection split and the other train pairs for directions."""
     domains = {}
     for name, task in tasks.items():
@@ -205,7 +218,7 @@ def render(tasks: Mapping[str, Task], model: ChatModel, n_selection: int) -> dic
         if not MIN_PAIRS <= n_selection <= n_train - MIN_PAIRS:
             raise SystemExit(f"--prompts must lie between {MIN_PAIRS} and {n_train - MIN_PAIRS} for task {name}.")
         sizes = FULL.model_copy(update={"direction_share": 1 - n_selection / n_train})
-        domains |= render_tasks({name: task}, model.template, sizes, seed=0)
+        domains |= render_tasks({name: task}, model.template, sizes, seed)
     return domains
 
 

@@ -12,7 +12,7 @@ from refusal_bench.models.loading import load_model
 from refusal_bench.pipeline import run
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import render_tasks
-from refusal_bench.screening import estimated_change, write_products
+from refusal_bench.screening import cannot_win, estimated_change, write_products
 from refusal_bench.selection import SelectionData, scores, select
 from refusal_bench.tasks import load_tasks
 from tiny import FAMILIES, save_tiny
@@ -86,13 +86,38 @@ def test_a_screened_selection_scans_few_and_says_which_place_the_winner_had(plan
     assert found.bypass == pytest.approx(exact.selection.bypass, abs=0.2)  # near the best, if not the best
 
 
+def test_an_estimate_with_errors_that_differ_is_found_out_and_more_is_scanned(planted_case, monkeypatch):
+    backend, vectors, positions, data = planted_case
+    exact = select(backend, vectors, positions, data)
+    assert select(backend, vectors, positions, data, screened=True).selection.screen.scanned == 8
+    right, factors = estimated_change, torch.linspace(3, 1, 35, dtype=torch.float64)
+    monkeypatch.setattr("refusal_bench.selection.estimated_change", lambda *given: right(*given) * factors)
+    found = select(backend, vectors, positions, data, screened=True)
+    assert 8 <= found.selection.screen.rank < found.selection.screen.scanned
+    assert found.site == exact.site
+    assert found.selection.bypass == pytest.approx(exact.selection.bypass, abs=1e-4)
+    assert found.selection.induce == pytest.approx(exact.selection.induce, abs=1e-4)
+    sites = [(row.layer, row.position) for row in found.selection.table]
+    assert len(set(sites)) == len(sites) == found.selection.screen.scanned
+
+
+def test_a_candidate_is_left_out_only_where_the_errors_of_others_say_that_it_cannot_win():
+    alike, unlike = (-4.0, -4.0, -4.0), (-4.0, -4.0, -4.3)  # estimate minus score
+    assert cannot_win(-4.3, alike, best=-1.0)
+    assert not cannot_win(-5.1, alike, best=-1.0)
+    # The interval of one more error reaches from -4.96 to -3.24.
+    assert not cannot_win(-4.3, unlike, best=-1.0)
+    assert cannot_win(-4.2, unlike, best=-1.0)
+    assert not cannot_win(9.0, alike[:1], best=-1.0)
+
+
 def test_where_the_first_few_fail_the_next_are_scanned_up_to_a_limit(planted_case, monkeypatch):
     backend, vectors, positions, data = planted_case
     monkeypatch.setattr("refusal_bench.selection.SCREENED", 5)
     monkeypatch.setattr("refusal_bench.selection.INDUCE_THRESHOLD", 1e3)
     found = select(backend, vectors, positions, data, screened=True)
     assert not found.passed
-    assert found.selection.screen.scanned == len(found.selection.table) == 24
+    assert found.selection.screen.scanned == len(found.selection.table) == 25
     assert found.selection.rejected["screen"] > 0
 
 

@@ -12,6 +12,7 @@ from refusal_bench.metrics.statistics import (
     holm,
     mcnemar_exact,
     percentile_interval,
+    prediction_interval,
     resampling_counts,
     sign_test,
     spearman_brown,
@@ -49,6 +50,15 @@ def test_percentile_interval_works_along_the_first_axis():
     replicates = np.stack([np.arange(101.0), 10 * np.arange(101.0)], axis=1)
     np.testing.assert_allclose(percentile_interval(replicates), [[2.5, 25], [97.5, 975]])
     np.testing.assert_allclose(percentile_interval(replicates, 0.5), [[25, 250], [75, 750]])
+
+
+def test_prediction_intervals_hold_the_next_value_as_often_as_they_say():
+    values = np.random.default_rng(0).normal(3, 2, (4000, 6))
+    for n, confidence in ((2, 0.95), (5, 0.8)):
+        found = np.array([prediction_interval(row[:n], confidence) for row in values])
+        held = (found[:, 0] <= values[:, 5]) & (values[:, 5] <= found[:, 1])
+        assert held.mean() == pytest.approx(confidence, abs=0.015)
+    assert prediction_interval(values[0, :1]) == (-np.inf, np.inf)
 
 
 def test_bootstrap_mean_agrees_with_scipy_and_ignores_row_order_in_law():

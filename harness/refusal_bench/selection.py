@@ -10,8 +10,10 @@ every candidate, with less work:
 2. Bypass is computed for the survivors only.
 3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
 
-A screened selection ranks all candidates by a first-order estimate of bypass and scans only the best of them in this
-way, more if none of those passes, up to a limit.
+A screened selection ranks all candidates by a first-order estimate of bypass and scans them in this way a few at a
+time, the best by the estimate first. Once one passes, it stops where the next, and so every later one, has too high an
+estimate to win; how far estimates may be wrong is told by those of candidates whose bypass is known (95 % prediction
+interval). It gives up only after many that pass KL and fail induce.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from refusal_bench.config import DEPTH_LIMIT, INDUCE_THRESHOLD, KL_THRESHOLD
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score
 from refusal_bench.record import Candidate, Screen, Selection, Site
-from refusal_bench.screening import estimated_change
+from refusal_bench.screening import cannot_win, estimated_change
 
 FIRST_PROMPTS = 4
 """Harmless prompts in the first round of the KL scan."""
@@ -38,8 +40,9 @@ FIRST_PROMPTS = 4
 SCREENED = 8
 """Candidates that a screened selection scans at a time, the best by the estimate first."""
 
-MOST_SCREENED = 24
-"""Candidates after which a screened selection gives up; what passed so far ranked among the first 8 (benchmarks)."""
+MOST_FAILED = 24
+"""Candidates failing induce after which a screened selection gives up. Those failing KL do not count: where most do,
+the few that pass may rank anywhere."""
 
 LEAST_BAD = 8
 """Candidates of lowest KL that are evaluated in full when none passes every filter."""
@@ -88,6 +91,8 @@ class _Trial:
     bypass: float | None = None
     induce: float | None = None
     rejected: str | None = None
+    estimate: float = 0.0
+    """By how much ablation changes the bypass score, to first order; in a screened selection."""
 
 
 def select(
@@ -125,19 +130,26 @@ def select(
 
     scan = _Scan(backend, vectors, data, base_harmless)
     ranked = scan.ranked(trials) if screened else trials
-    at_once, most = (SCREENED, MOST_SCREENED) if screened else (len(trials), len(trials))
+    at_once = SCREENED if screened else len(trials)
     chosen: _Trial | None = None
-    untried, failed, dropped, scanned = list[_Trial](), list[_Trial](), list[_Trial](), 0
-    while scanned < min(most, len(ranked)) and chosen is None:
-        tried = ranked[scanned : min(scanned + at_once, most)]
-        chosen, untried, failing, out = scan.search(tried, on_progress)
-        failed, dropped, scanned = failed + failing, dropped + out, scanned + len(tried)
+    behind, failed, dropped, scanned = list[_Trial](), list[_Trial](), list[_Trial](), 0
+    while scanned < len(ranked):
+        if chosen is None and len(failed) >= MOST_FAILED:
+            break
+        if chosen is not None:
+            seen = [chosen, *behind, *failed, *dropped]
+            known = [(trial.estimate, trial.bypass) for trial in seen if trial.bypass is not None]
+            if cannot_win(ranked[scanned].estimate, [a - b for a, b in known], best=known[0][1]):
+                break
+        tried = ranked[scanned : scanned + at_once]
+        chosen, higher, failing, out = scan.search(tried, chosen, on_progress)
+        behind, failed, dropped, scanned = behind + higher, failed + failing, dropped + out, scanned + len(tried)
     passed = chosen is not None
     if chosen is None:
         chosen, failed, dropped = _least_bad(scan, failed, dropped)
     if screened and scanned < len(ranked):
         rejected["screen"] = len(ranked) - scanned
-    table = ([chosen] if passed else []) + untried + failed + dropped
+    table = ([chosen] if passed else []) + behind + failed + dropped
     n = len(data.harmless)
     rejected.update(trial.rejected for trial in table if trial.rejected)
     return Selected(
@@ -183,25 +195,31 @@ class _Scan:
     base_harmless: Float[Tensor, "prompt vocab"]
 
     def search(
-        self, trials: list[_Trial], on_progress: Callable[[int], None]
+        self, trials: list[_Trial], best: _Trial | None, on_progress: Callable[[int], None]
     ) -> tuple[_Trial | None, list[_Trial], list[_Trial], list[_Trial]]:
-        """Return the best candidate that passes every filter, those behind it, and those failing induce and KL."""
+        """Return the best candidate that passes every filter, those behind it, and those failing induce and KL.
+
+        `best` is known to pass.
+        """
         failed, n = list[_Trial](), len(self.data.harmless)
         trials, dropped = self.kl(trials, n // 2, on_progress)
-        untried = sorted(self.bypass(trials), key=lambda trial: (trial.bypass, trial.place, trial.layer))
-        while untried:
-            finished, failing = self.kl([untried.pop(0)], n)
+        known = self.bypass(trials) + ([best] if best else [])
+        known.sort(key=lambda trial: (trial.bypass, trial.place, trial.layer))
+        while known:
+            if known[0] is best:
+                return known.pop(0), known, failed, dropped
+            finished, failing = self.kl([known.pop(0)], n)
             dropped += failing
             for trial in map(self.induce, finished):
                 if trial.rejected is None:
-                    return trial, untried, failed, dropped
+                    return trial, known, failed, dropped
                 failed.append(trial)
-        return None, untried, failed, dropped
+        return None, known, failed, dropped
 
     def ranked(self, trials: list[_Trial]) -> list[_Trial]:
-        """Candidates by estimated bypass score, lowest first."""
+        """Candidates with their estimates, lowest first."""
         change = estimated_change(self.backend, self.data.harmful, self.data.refusal_tokens, self.stack(trials))
-        return [trials[i] for i in torch.argsort(change, stable=True).tolist()]
+        return [replace(trials[i], estimate=float(change[i])) for i in torch.argsort(change, stable=True).tolist()]
 
     def kl(
         self, trials: list[_Trial], stop: int, on_progress: Callable[[int], None] = lambda n: None

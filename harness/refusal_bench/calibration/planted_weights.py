@@ -32,7 +32,7 @@ from refusal_bench.calibration.planted_world import (
     topic_vectors,
 )
 
-SEED = "refusal-bench planted 1"
+SEED = "refusal-bench planted"
 HEAD_DIM = 16
 CONST, CODE, KEY, HARM, TOPIC, RELAY = 2.5, 2.0, 1.0, 1.25, 0.5, 1.0  # lengths of a stream's parts
 GATE = 4.0  # input of the MLP's gates
@@ -68,7 +68,7 @@ def stream_basis(world: PlantedWorld) -> Array:
     hadamard = np.ones((1, 1))
     while len(hadamard) < world.d_model:
         hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    basis: Array = hadamard * _rng("signs").choice([-1.0, 1.0], world.d_model) / np.sqrt(world.d_model)
+    basis: Array = hadamard * _rng(world, "signs").choice([-1.0, 1.0], world.d_model) / np.sqrt(world.d_model)
     return basis
 
 
@@ -112,7 +112,7 @@ def _embeddings(world: PlantedWorld, prompts: Mapping[str, Instruction | None]) 
     axes = stream_axes(world)
     rows = np.zeros((len(RESERVED) + len(prompts), world.d_model))
     for row, token in zip(rows, (*RESERVED, *prompts), strict=True):
-        rng = _rng(f"token {token}")  # of its own: a prompt's features do not depend on which others there are
+        rng = _rng(world, f"token {token}")  # of its own: a prompt's features do not depend on which others there are
         row[axes["const"]] = CONST
         if token in CODED:
             row[axes["code"]][CODED.index(token)] = CODE
@@ -157,7 +157,7 @@ def _bigrams(openers: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _noise_block(world: PlantedWorld, layer: int) -> dict[str, Array]:
     """Return a block that copies a random mixture of the instruction's private noise to itself and later tokens."""
-    mixing = _rng(f"layer {layer}").standard_normal((HEAD_DIM, HEAD_DIM)) / np.sqrt(HEAD_DIM)
+    mixing = _rng(world, f"layer {layer}").standard_normal((HEAD_DIM, HEAD_DIM)) / np.sqrt(HEAD_DIM)
     return {
         **_attend(world, BROAD),
         "self_attn.v_proj": _read(world, "private", world.norm),
@@ -236,6 +236,6 @@ def _share(logit: float, n_tokens: int) -> float:
     return float(1 / (1 + (n_tokens - 1) * np.exp(-logit)))
 
 
-def _rng(purpose: str) -> np.random.Generator:
+def _rng(world: PlantedWorld, purpose: str) -> np.random.Generator:
     """Return the generator of one draw."""
-    return np.random.default_rng(list(hashlib.sha256(f"{SEED} {purpose}".encode()).digest()))
+    return np.random.default_rng(list(hashlib.sha256(f"{SEED} {world.draw} {purpose}".encode()).digest()))

@@ -71,6 +71,8 @@ class PlantedWorld:
     """b: nats by which compliance leads where there is no refusal."""
     score_spread: float = 0.4
     """Standard deviation (nats) of the part of the score that no refusal direction carries."""
+    draw: int = 1
+    """Number of the random draw: another one has other tokens, strengths and noise."""
 
 
 WORLDS: dict[str, PlantedWorld] = {

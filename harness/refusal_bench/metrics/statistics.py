@@ -36,6 +36,18 @@ def bootstrap_mean(values: Float[ndarray, " n"], n_bootstrap: int, seed: int) ->
     return float(low), float(high)
 
 
+def prediction_interval(values: Float[ndarray, " n"], confidence: float = 0.95) -> tuple[float, float]:
+    """Where one more value of the same normal distribution falls; everywhere, if fewer than two are known.
+
+    Source: Hahn and Meeker, Statistical Intervals, 1991.
+    """
+    n = len(values)
+    if n < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def jackknife_error(values: Float[ndarray, " n"]) -> float:
     """Standard error from leave-one-out values (Tukey 1958)."""
     n = len(values)
