@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from refusal_bench.backends.hf import HookBackend
-from refusal_bench.files import write_atomic
+from refusal_bench.directions.difference_in_means import difference_in_means
 from refusal_bench.metrics.statistics import wilson_interval
 from refusal_bench.prompts import Rendered
 from refusal_bench.screening import estimated_change
@@ -30,7 +30,7 @@ from refusal_bench.tasks import load_tasks
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from selection import Case, load, machine, refusal_tokens, render
+from selection import Case, load, machine, refusal_tokens, render, saver
 from torch import Tensor
 
 MODELS = (
@@ -52,14 +52,14 @@ GROUPS = ("direction", "no_direction", "all_scanned")
 """Whether there is a candidate to agree on; the last: no more candidates than are scanned in any case."""
 
 
-def difference_in_means(
+def candidate_vectors(
     backend: HookBackend, positions: Sequence[int], pairs: Rendered
 ) -> Float[Tensor, "position layer d_model"]:
-    """Mean stream of harmful minus that of harmless prompts, at every candidate, in float64."""
+    """Difference in means at every candidate; the textbook loop's reads fewer families of models."""
     streams = dict[int, Tensor]()
     backend.residuals(pairs.prompts, positions, streams.__setitem__, lambda logits, _: logits[:, :1])
-    rows = torch.stack([streams[i] for i in range(len(streams))]).double()
-    return rows[: len(pairs)].mean(dim=0) - rows[len(pairs) :].mean(dim=0)
+    rows = torch.stack([streams[i] for i in range(len(streams))]).numpy()
+    return torch.from_numpy(difference_in_means(rows[: len(pairs)], rows[len(pairs) :]))
 
 
 def measure(case: Case, backend: HookBackend) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def benchmark(
             domains, backend = render(tasks, chat, n_prompts, seed), HookBackend(chat)
             tokens, positions = refusal_tokens(name, backend, domains), chat.template.positions
             for domain, splits in domains.items():
-                vectors = difference_in_means(backend, positions, splits.direction)
+                vectors = candidate_vectors(backend, positions, splits.direction)
                 data = SelectionData(splits.selection.harmful, splits.selection.harmless, tokens)
                 row = measure(Case(domain, vectors, positions, data), backend)
                 rows.append({"model": name, "seed": seed} | row)
@@ -221,13 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     parser.add_argument("--save", type=Path, help="write the result to a file, anew after every model")
     options = parser.parse_args(arguments)
-
-    def save(result: dict[str, Any]) -> None:
-        if options.save:
-            write_atomic(options.save, json.dumps(result, indent=2) + "\n")
-
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    result = benchmark(options.models.split(","), seeds, options.domains, options.prompts, save)
+    result = benchmark(options.models.split(","), seeds, options.domains, options.prompts, saver(options.save))
     console = Console()
     console.width = max(console.width, 100)
     show(result, console)

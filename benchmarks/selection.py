@@ -430,6 +430,16 @@ def benchmark(
     return result
 
 
+def saver(file: Path | None) -> Callable[[dict[str, Any]], None]:
+    """What is done with a result so far: it is written to the file, if there is one."""
+
+    def save(result: dict[str, Any]) -> None:
+        if file:
+            write_atomic(file, json.dumps(result, indent=2) + "\n")
+
+    return save
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description="Compare the selection engine with a plain textbook loop.")
@@ -444,11 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.reference_candidates is not None and options.reference_candidates < 1:
         parser.error("--reference-candidates must be at least 1.")
-
-    def save(result: dict[str, Any]) -> None:
-        if options.save:
-            write_atomic(options.save, json.dumps(result, indent=2) + "\n")
-
+    save = saver(options.save)
     result = benchmark(options.model, options.domains, options.prompts, options.reference_candidates, save)
     console = Console()
     console.width = max(console.width, 100)  # rich takes 80 columns for a pipe, and the table needs more
