@@ -69,6 +69,12 @@ def short(sha: str | None) -> str:
     return DASH if sha is None else sha[:12]
 
 
+def model_title(name: str, adapter: str | None, quantization: str) -> str:
+    """A model's name, with its adapter and quantisation where it has them: such models share a name."""
+    quantised = "" if quantization == "none" else f", {quantization}"
+    return name + (f" + {adapter}" if adapter else "") + quantised
+
+
 def judge(info: JudgeInfo) -> str:
     """A judge with its version and its measured error."""
     name = visible(f"{info.name} {info.version}")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from refusal_bench.console.tables import add_row, print_titled, share, table_of
 from refusal_bench.leaderboard.rows import Row
-from refusal_bench.words import number, visible
+from refusal_bench.words import model_title, number, visible
 
 
 def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
@@ -28,9 +28,9 @@ def print_leaderboard(rows: Sequence[Row], console: Console) -> None:
 
 def _title(row: Row) -> str:
     """A run's model, as it was changed, and its id."""
-    adapter = f" + adapter {str(row['adapter_sha256'])[:8]}" if row["adapter_sha256"] else ""
-    quantised = "" if row["quantization"] == "none" else f", {row['quantization']}"
-    return visible(f"{row['model']}{adapter}{quantised}  run {row['run_id']}{' (quick)' if row['quick'] else ''}")
+    adapter = f"adapter {str(row['adapter_sha256'])[:8]}" if row["adapter_sha256"] else None
+    model = model_title(str(row["model"]), adapter, str(row["quantization"]))
+    return visible(f"{model}  run {row['run_id']}{' (quick)' if row['quick'] else ''}")
 
 
 def _float(value: object) -> float | None:

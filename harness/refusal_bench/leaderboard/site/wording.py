@@ -36,10 +36,8 @@ def facts(group: Group, place: Place) -> dict[str, str]:
 
 
 def title(record: Record) -> str:
-    """A model's name, with its adapter and quantisation where it has them: such models share a name."""
-    named = adapter(record)
-    quantised = "" if record.model.quantization == "none" else f", {record.model.quantization}"
-    return record.model.id + (f" + {named}" if named else "") + quantised
+    """A run's model, as it was changed."""
+    return words.model_title(record.model.id, adapter(record), record.model.quantization)
 
 
 def adapter(record: Record) -> str | None:
