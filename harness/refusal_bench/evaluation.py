@@ -65,8 +65,9 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Return {labels, scores, kl, tokens, backend} a variant; `kl` against the logits `base`, else zeros.
 
-        `stage` is what `on_text` is told, one for all variants or one each. Without `generate` no text is produced:
-        every label is `?` and the backend None. A panel adds {votes: {judge: labels}}.
+        `stage` is what `on_text` is told, one for all variants or one each. `tokens` end where the judge is decided, though
+        `on_text` has all of them. Without `generate` no text is produced: every label is `?` and the backend None. A
+        panel adds {votes: {judge: labels}}.
         """
 
         def reduce(logits: Tensor, rows: list[int]) -> Tensor:
@@ -86,6 +87,8 @@ class Evaluator:
                 if self.on_text is not None:
                     self.on_text(stages[variant], stages[:variant].count(stages[variant]), prompt, text)
             letters, votes = self._verdicts(texts)
+            if self.on_text is not None:  # else generation stopped there
+                tokens = [self._up_to_decision(row) for row in tokens]
             results.append(_observation(letters, first, tokens, "hf" if self.writer is None else "vllm") | votes)
         return results
 
@@ -98,10 +101,10 @@ class Evaluator:
     ) -> list[tuple[Tensor, list[Prompt]]]:
         """What is kept of the first token's logits, and the completions, of every variant."""
         if self.writer is None:
-            rows = self.backend.complete(prompts, self.max_new_tokens, reduce, intervention, self._decided, on_progress)
+            rows = self.backend.complete(prompts, self.max_new_tokens, reduce, intervention, self._ends, on_progress)
             return [(torch.stack([x.first for x in row]), [x.tokens for x in row]) for row in rows]
         first = self.backend.logits(prompts, reduce, intervention)
-        tokens = self.writer.complete(prompts, self.max_new_tokens, intervention, self._decided, on_progress)
+        tokens = self.writer.complete(prompts, self.max_new_tokens, intervention, self._ends, on_progress)
         return list(zip(first, tokens, strict=True))
 
     def _verdicts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -110,13 +113,16 @@ class Evaluator:
             return self.judge.majority(votes), {"votes": {name: "".join(row) for name, row in votes.items()}}
         return self.judge.judge(texts), {}
 
+    def _ends(self, tokens: Sequence[int]) -> bool:
+        return self.on_text is None and len(tokens) % CHECK_EVERY == 0 and self._decided(tokens)
+
     def _decided(self, tokens: Sequence[int]) -> bool:
-        return (
-            isinstance(self.judge, EarlyJudge)
-            and self.on_text is None
-            and len(tokens) % CHECK_EVERY == 0
-            and self.judge.is_decided(self.text(tokens))
-        )
+        return isinstance(self.judge, EarlyJudge) and self.judge.is_decided(self.text(tokens))
+
+    def _up_to_decision(self, tokens: Prompt) -> Prompt:
+        """The tokens until generation would have stopped had nobody asked for all of the text."""
+        stops = range(CHECK_EVERY, len(tokens), CHECK_EVERY)
+        return tokens[: next((stop for stop in stops if self._decided(tokens[:stop])), len(tokens))]
 
 
 def _observation(
