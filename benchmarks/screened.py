@@ -24,8 +24,10 @@ from refusal_bench.backends.hf import HookBackend
 from refusal_bench.directions.difference_in_means import difference_in_means
 from refusal_bench.metrics.statistics import wilson_interval
 from refusal_bench.prompts import Rendered
+from refusal_bench.race import STARTERS
+from refusal_bench.scan import SelectionData
 from refusal_bench.screening import estimated_change
-from refusal_bench.selection import SCREENED, Selected, SelectionData, select
+from refusal_bench.selection import Selected, select
 from refusal_bench.tasks import load_tasks
 from rich import box
 from rich.console import Console
@@ -92,7 +94,7 @@ def measure(case: Case, backend: HookBackend) -> dict[str, Any]:
 
 def group(passed: bool, n_candidates: int) -> str:
     """Which of the groups a case counts in."""
-    if n_candidates <= SCREENED:
+    if n_candidates <= STARTERS:
         return "all_scanned"
     return "direction" if passed else "no_direction"
 
@@ -136,7 +138,7 @@ def summarise(rows: Sequence[dict[str, Any]], where: dict[str, Any]) -> dict[str
         "n_cases": len(rows),
         **in_groups(rows),
         "found": {name: found[name] for name in ("both", "neither", "exact_only", "screened_only")},
-        "winner_ranked_first": {str(k): sum(row["rank"] < k for row in winners) for k in (1, SCREENED)},
+        "winner_ranked_first": {str(k): sum(row["rank"] < k for row in winners) for k in (1, STARTERS)},
         "miss_cost_nats": {"median": median(costs), "max": max(costs)} if costs else None,
         "misses": [row | {"cost": miss_cost(row)} for row in misses],
         "models": {

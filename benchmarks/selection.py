@@ -41,7 +41,8 @@ from refusal_bench.models.loading import ChatModel, load_model
 from refusal_bench.observation import find_refusal_tokens
 from refusal_bench.prompts import MIN_PAIRS, Domain, planted_prompts, render_tasks
 from refusal_bench.record import Candidate
-from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.scan import SelectionData
+from refusal_bench.selection import Selected, select
 from refusal_bench.tasks import Task, load_tasks
 from rich import box
 from rich.console import Console

@@ -19,8 +19,8 @@ from refusal_bench.interventions import Ablate, Add
 from refusal_bench.models.loading import load_model
 from refusal_bench.models.structure import LAYOUTS, find_structure, search
 from refusal_bench.models.writes import watch
+from refusal_bench.scan import scores
 from refusal_bench.screening import estimated_change
-from refusal_bench.selection import scores
 from tiny import ARCHITECTURES, SHAPE, UNLISTED, save_tiny, tiny_module
 
 TEXTS = ["hi", "Tell me a story of rivers.", "What?", "A longer question, with more words.", "abcde"]

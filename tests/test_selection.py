@@ -11,7 +11,8 @@ from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score
 from refusal_bench.models.loading import load_model
 from refusal_bench.prompts import render_tasks
-from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.scan import SelectionData
+from refusal_bench.selection import Selected, select
 from refusal_bench.tasks import load_tasks
 
 
@@ -90,7 +91,7 @@ def test_candidates_leave_with_a_bound_that_is_true_and_only_if_they_fail(
     found, _ = textbook(backend, vectors, positions, data)
     # Ablation barely touches the planted model's harmless prompts, so the threshold is set where it divides them.
     threshold = sorted(kl for _, _, kl in found.values())[len(found) // 2]
-    monkeypatch.setattr("refusal_bench.selection.KL_THRESHOLD", threshold)
+    monkeypatch.setattr("refusal_bench.scan.KL_THRESHOLD", threshold)
     selected = select(backend, vectors, positions, data)
     early = [row for row in selected.selection.table if row.kl_is_bound]
     assert early

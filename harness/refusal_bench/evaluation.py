@@ -65,9 +65,9 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Return {labels, scores, kl, tokens, backend} a variant; `kl` against the logits `base`, else zeros.
 
-        `stage` is what `on_text` is told, one for all variants or one each. `tokens` end where the judge is decided, though
-        `on_text` has all of them. Without `generate` no text is produced: every label is `?` and the backend None. A
-        panel adds {votes: {judge: labels}}.
+        `stage` is what `on_text` is told, one for all variants or one each. `tokens` end where the judge is decided,
+        though `on_text` has all of them. Without `generate` no text is produced: every label is `?` and the backend
+        None. A panel adds {votes: {judge: labels}}.
         """
 
         def reduce(logits: Tensor, rows: list[int]) -> Tensor:

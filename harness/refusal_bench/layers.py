@@ -14,7 +14,7 @@ from torch import Tensor
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.record import Layer
-from refusal_bench.selection import SelectionData, scores
+from refusal_bench.scan import SelectionData, scores
 
 
 def layer_curves(

@@ -60,7 +60,8 @@ from refusal_bench.record import (
     Results,
 )
 from refusal_bench.run_folder import check_room, check_writable, open_run
-from refusal_bench.selection import Selected, SelectionData, select
+from refusal_bench.scan import SelectionData
+from refusal_bench.selection import Selected, select
 from refusal_bench.served import find_endpoint, serve
 from refusal_bench.slug import model_slug
 from refusal_bench.tasks import Task, load_tasks

@@ -14,14 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.metrics.refusal import refusal_score
-from refusal_bench.metrics.statistics import prediction_interval
 from refusal_bench.models.structure import Structure, first_output, replace_first
 
 ROWS = 16
@@ -38,15 +36,6 @@ def estimated_change(
     products = write_products(backend, prompts, refusal_tokens)
     unit = torch.nn.functional.normalize(directions.double(), dim=1)
     return -torch.einsum("nd,de,ne->n", unit, products, unit) / len(prompts)
-
-
-def cannot_win(estimate: float, errors: Sequence[float], best: float) -> bool:
-    """Whether a candidate of that estimate has no lower score than `best`, as far as estimates can be trusted.
-
-    `errors` are those of other candidates, estimate minus score. What all of them have in common does not matter, so
-    that an estimate of the score's change serves as well as one of the score.
-    """
-    return estimate - prediction_interval(np.array(errors))[1] >= best
 
 
 def write_products(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.interventions import stacked_ablation
-from refusal_bench.selection import scores
+from refusal_bench.scan import scores
 
 
 def mincos(directions: Float[ndarray, "n d_model"]) -> list[int]:

@@ -48,6 +48,20 @@ def prediction_interval(values: Float[ndarray, " n"], confidence: float = 0.95) 
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def drawn_mean_interval(seen: Float[ndarray, " m"], n: int, confidence: float = 0.99) -> tuple[float, float]:
+    """Where the mean of n values lies of which some were drawn at random without replacement; a point once all were.
+
+    Source: Cochran, Sampling Techniques, 1977, section 2.8 (Student's t, finite population correction).
+    """
+    m, mean = len(seen), float(seen.mean())
+    if m >= n:
+        return mean, mean
+    if m < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf((1 + confidence) / 2, m - 1) * seen.std(ddof=1) * np.sqrt((1 - m / n) / m)
+    return mean - float(half), mean + float(half)
+
+
 def jackknife_error(values: Float[ndarray, " n"]) -> float:
     """Standard error from leave-one-out values (Tukey 1958)."""
     n = len(values)

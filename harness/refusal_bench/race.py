@@ -1,0 +1,214 @@
+"""Screened selection: candidates race, the best by a first-order estimate first, and few run to the end.
+
+Candidates are judged on 4 prompts, drawn at random, then on 8, 16 and so on. One leaves once its KL bound says that it
+fails, which is certain, or once its whole 99 % interval says that it fails KL or induce, or that its bypass is above
+that of a candidate that passed everything (Maron and Moore 1994). Of the others only the leader, which has the lowest
+bypass so far, and those that may beat it go on. As many start as have started before, until the next estimate is too
+high to win, as far as the errors of estimates so far tell (95 % prediction interval).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_bench.backends.hf import Prompt
+from refusal_bench.config import INDUCE_THRESHOLD, KL_THRESHOLD
+from refusal_bench.interventions import Ablate, Add
+from refusal_bench.metrics.statistics import drawn_mean_interval, prediction_interval
+from refusal_bench.scan import FIRST_PROMPTS, Found, Scan, SelectionData, Trial, scores
+from refusal_bench.screening import estimated_change
+
+STARTERS = 8
+"""Candidates that start first."""
+
+
+@dataclass(eq=False)
+class Racer:
+    """A candidate, the estimated change of its bypass score, and the scores of the prompts it has seen."""
+
+    trial: Trial
+    estimate: float
+    ablated: list[float] = field(default_factory=list)
+    """Of harmful prompts, its direction ablated."""
+    added: list[float] = field(default_factory=list)
+    """Of harmless prompts, its vector added."""
+
+    @property
+    def bypass(self) -> tuple[float, int, int]:
+        """Sort key: lowest bypass so far first, ties in the order of the candidates."""
+        return float(np.mean(self.ablated)), self.trial.place, self.trial.layer
+
+    @property
+    def harms(self) -> bool:
+        """Whether KL on the prompts seen so far is above the threshold."""
+        return not np.mean(self.trial.kl) < KL_THRESHOLD
+
+    def measured(self, rejected: str | None) -> Trial:
+        """The candidate with the means of its scores."""
+        bypass, induce = float(np.mean(self.ablated)), float(np.mean(self.added))
+        return replace(self.trial, bypass=bypass, induce=induce, rejected=rejected)
+
+
+def race(
+    scan: Scan,
+    trials: Sequence[Trial],
+    unmodified: Float[Tensor, " harmful"],
+    on_progress: Callable[[int], None],
+) -> tuple[Found, list[Trial], int]:
+    """Return what was found out, all candidates in the order of the estimate, and how many of them started.
+
+    `unmodified` are the scores of the harmful prompts without intervention. Candidates that left because they probably
+    fail or lose are in none of the lists of what was found out.
+    """
+    change = estimated_change(scan.backend, scan.data.harmful, scan.data.refusal_tokens, scan.stack(trials))
+    ranked = [Racer(trials[i], float(change[i])) for i in torch.argsort(change, stable=True).tolist()]
+    course, started = _Course(scan, unmodified), 0
+    while started < len(ranked) and not course.is_decided(ranked[started].estimate):
+        starters = ranked[started : 2 * started or STARTERS]
+        course.run(starters)
+        started += len(starters)
+        on_progress(len(starters))
+    on_progress(len(ranked) - started)
+    return course.outcome(), [racer.trial for racer in ranked], started
+
+
+def shuffled(data: SelectionData) -> SelectionData:
+    """The prompts in random order; they come in that of their tasks."""
+    draw = random.Random(0)
+    harmful, harmless = (draw.sample(list(prompts), len(prompts)) for prompts in (data.harmful, data.harmless))
+    return replace(data, harmful=harmful, harmless=harmless)
+
+
+@dataclass
+class _Course:
+    """The candidates that may still win, and those that left for a known reason."""
+
+    scan: Scan
+    """With the prompts in random order."""
+    unmodified: Float[Tensor, " harmful"]
+    racing: list[Racer] = field(default_factory=list)
+    """Candidates that nothing speaks against; those that have seen all prompts pass every filter."""
+    failing: list[Racer] = field(default_factory=list)
+    """Candidates that fail induce, for certain if they have seen all prompts."""
+    dropped: list[Trial] = field(default_factory=list)
+    """Candidates that fail KL for certain."""
+    errors: list[float] = field(default_factory=list)
+    """Estimated less measured change of bypass on the first prompts, of every candidate that was scored on them."""
+
+    def is_decided(self, estimate: float) -> bool:
+        """Whether no candidate of that estimate, or a higher one, can win, as far as estimates can be trusted."""
+        leader = self.leader()
+        if leader is None:
+            return False
+        return cannot_win(estimate, self.errors, leader.bypass[0] - float(self.unmodified.mean()))
+
+    def leader(self) -> Racer | None:
+        """The candidate of lowest bypass so far among those with a KL below the threshold so far, if there are any."""
+        return min(self.racing, key=lambda racer: (racer.harms, racer.bypass), default=None)
+
+    def run(self, starters: Sequence[Racer]) -> None:
+        """Let candidates start, and go on until the leader has seen all prompts and nobody may beat it."""
+        self.racing += self.see(starters, FIRST_PROMPTS)
+        for racer in starters:
+            if racer.ablated:
+                change = np.mean(racer.ablated) - float(self.unmodified[: len(racer.ablated)].mean())
+                self.errors.append(float(racer.estimate - change))
+        while (leader := self.leader()) is not None:
+            ahead = [r for r in self.racing if r is leader or leader.harms or self.may_beat(r, leader)]
+            unfinished = [racer for racer in ahead if not self.has_finished(racer)]
+            if not unfinished:
+                break
+            seen = min(len(racer.ablated) for racer in unfinished)
+            going = [racer for racer in unfinished if len(racer.ablated) == seen]
+            self.racing = [racer for racer in self.racing if racer not in going] + self.see(going, 2 * seen)
+
+    def see(self, racers: Sequence[Racer], until: int) -> list[Racer]:
+        """Let candidates see so many prompts; return those that may still win."""
+        racers = self.below_threshold(racers, until)
+        finished = [racer for racer in self.racing if self.has_finished(racer)]
+        if not finished:  # bypass decides nothing yet
+            racers = self.inducing(racers, until)
+        self.ablate(racers, until)
+        racers = [racer for racer in racers if all(self.may_beat(racer, other) for other in finished)]
+        return self.inducing(racers, until) if finished else racers
+
+    def below_threshold(self, racers: Sequence[Racer], until: int) -> list[Racer]:
+        """Those whose KL may pass the filter on so many prompts."""
+        n, at = len(self.scan.data.harmless), {(racer.trial.place, racer.trial.layer): racer for racer in racers}
+        passing, dropped = self.scan.kl([racer.trial for racer in racers], min(until, n))
+        self.dropped += dropped
+        for trial in passing:
+            at[trial.place, trial.layer].trial = trial
+        likely = [trial for trial in passing if drawn_mean_interval(np.array(trial.kl), n)[0] < KL_THRESHOLD]
+        return [at[trial.place, trial.layer] for trial in likely]
+
+    def inducing(self, racers: Sequence[Racer], until: int) -> list[Racer]:
+        """Those whose induce score may pass the filter on so many prompts; one that is no number cannot."""
+        self.add(racers, until)
+        n = len(self.scan.data.harmless)
+        may = [drawn_mean_interval(np.array(racer.added), n)[1] > INDUCE_THRESHOLD for racer in racers]
+        self.failing += [racer for racer, passes in zip(racers, may, strict=True) if not passes]
+        return [racer for racer, passes in zip(racers, may, strict=True) if passes]
+
+    def ablate(self, racers: Sequence[Racer], until: int) -> None:
+        """Score harmful prompts, of which all candidates have seen as many, with each direction ablated."""
+        if racers and (prompts := self.scan.data.harmful[len(racers[0].ablated) : until]):
+            what = Ablate.each(self.scan.stack([racer.trial for racer in racers]))
+            for racer, row in zip(racers, self._scores(prompts, what), strict=True):
+                racer.ablated += row
+
+    def add(self, racers: Sequence[Racer], until: int) -> None:
+        """Score harmless prompts, of which all candidates have seen as many, with each vector added at its layer."""
+        if racers and (prompts := self.scan.data.harmless[len(racers[0].added) : until]):
+            vectors = self.scan.stack([racer.trial for racer in racers])
+            what = Add(vectors, tuple(racer.trial.layer for racer in racers))
+            for racer, row in zip(racers, self._scores(prompts, what), strict=True):
+                racer.added += row
+
+    def has_finished(self, racer: Racer) -> bool:
+        """Whether a candidate has seen all prompts."""
+        return len(racer.ablated) == len(self.scan.data.harmful) and len(racer.added) == len(self.scan.data.harmless)
+
+    def may_beat(self, racer: Racer, other: Racer) -> bool:
+        """Whether its bypass may be lower than the other's, as far as the prompts that both have seen tell."""
+        leads = [b - a for a, b in zip(racer.ablated, other.ablated, strict=False)]
+        return drawn_mean_interval(np.array(leads), len(self.scan.data.harmful))[1] > 0
+
+    def outcome(self) -> Found:
+        """The candidates of which everything is known, and those that fail KL."""
+        finished = [racer for racer in self.racing if self.has_finished(racer)] or self.recall()
+        passed = [racer.measured(None) for racer in sorted(finished, key=lambda racer: racer.bypass)]
+        failed = [racer.measured("induce") for racer in self.failing if self.has_finished(racer)]
+        return Found(passed[0] if passed else None, passed[1:], failed, self.dropped)
+
+    def recall(self) -> list[Racer]:
+        """Where nobody passed, finish the one of lowest estimate that fails induce alone, or so it seems.
+
+        It is returned if it passes after all, and described as the least bad candidate if not.
+        """
+        n = max(len(self.scan.data.harmful), len(self.scan.data.harmless))
+        for racer in sorted(self.failing, key=lambda racer: (racer.harms, racer.estimate)):
+            if self.below_threshold([racer], n):
+                self.failing.remove(racer)
+                self.ablate([racer], n)
+                return self.inducing([racer], n)
+        return []
+
+    def _scores(self, prompts: Sequence[Prompt], what: Ablate | Add) -> list[list[float]]:
+        found: list[list[float]] = scores(self.scan.backend, prompts, self.scan.data.refusal_tokens, what).tolist()
+        return found
+
+
+def cannot_win(estimate: float, errors: Sequence[float], best: float) -> bool:
+    """Whether a candidate of that estimate changes bypass by no less than `best`, as far as estimates can be trusted.
+
+    `errors` are those of other candidates, estimate minus change.
+    """
+    return estimate - prediction_interval(np.array(errors))[1] >= best
