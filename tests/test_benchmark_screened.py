@@ -43,8 +43,8 @@ def test_cases_with_and_without_a_direction_count_apart(capsys, tmp_path):
 
 def test_a_choice_that_is_wrong_is_listed_with_what_it_costs(capsys, monkeypatch):
     right = screened.estimated_change
-    monkeypatch.setattr("refusal_bench.selection.estimated_change", lambda *given: -right(*given))
-    monkeypatch.setattr("refusal_bench.selection.cannot_win", lambda *given, best: True)
+    monkeypatch.setattr("refusal_bench.race.estimated_change", lambda *given: -right(*given))
+    monkeypatch.setattr("refusal_bench.race.cannot_win", lambda *given, best: True)
     result = run(capsys, "--models", "planted", "--seeds", "0")
     (miss,) = result["misses"]
     assert miss["exact"] != miss["screened"]

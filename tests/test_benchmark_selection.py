@@ -72,7 +72,7 @@ def test_engine_and_textbook_loop_agree(model, n_prompts, capsys, tmp_path):
 @pytest.fixture
 def low_threshold(monkeypatch):
     """Set the KL filter where many candidates of a tiny model fail it early."""
-    for module in (selection, reference, sys.modules["refusal_bench.selection"]):
+    for module in (selection, reference, sys.modules["refusal_bench.scan"]):
         monkeypatch.setattr(module, "KL_THRESHOLD", 0.02)
 
 
@@ -87,8 +87,8 @@ def test_candidates_rejected_early_carry_a_true_bound(low_threshold, capsys):
 
 
 def test_an_engine_that_is_wrong_is_found_out(low_threshold, capsys, monkeypatch):
-    right = sys.modules["refusal_bench.selection"].kl_divergence
-    monkeypatch.setattr("refusal_bench.selection.kl_divergence", lambda *logits: 4 * right(*logits))
+    right = sys.modules["refusal_bench.scan"].kl_divergence
+    monkeypatch.setattr("refusal_bench.scan.kl_divergence", lambda *logits: 4 * right(*logits))
     result = run(capsys, *TINY)
     assert not result["bounds_valid"]
     assert result["max_abs_diff"]["kl"] > 1e-3

@@ -12,8 +12,10 @@ from refusal_bench.models.loading import load_model
 from refusal_bench.pipeline import run
 from refusal_bench.progress import Reporter
 from refusal_bench.prompts import render_tasks
-from refusal_bench.screening import cannot_win, estimated_change, write_products
-from refusal_bench.selection import SelectionData, scores, select
+from refusal_bench.race import cannot_win
+from refusal_bench.scan import SelectionData, scores
+from refusal_bench.screening import estimated_change, write_products
+from refusal_bench.selection import select
 from refusal_bench.tasks import load_tasks
 from tiny import FAMILIES, save_tiny
 
@@ -70,35 +72,33 @@ def planted_case(planted):
     return backend, vectors, positions, SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
 
 
-def test_a_screened_selection_scans_few_and_says_which_place_the_winner_had(planted_case, monkeypatch):
+def test_a_screened_selection_finishes_few_and_says_which_place_the_winner_had(planted_case):
     backend, vectors, positions, data = planted_case
-    monkeypatch.setattr("refusal_bench.selection.SCREENED", 5)
     exact = select(backend, vectors, positions, data)
     screened = select(backend, vectors, positions, data, screened=True)
     assert exact.selection.screen is None
     found = screened.selection
-    assert found.screen.scanned == 5
-    assert len(found.table) == 5
-    assert 0 <= found.screen.rank < 5
-    assert found.rejected["screen"] == exact.selection.n_eligible + exact.selection.rejected.get("kl", 0) - 5
+    assert 8 <= found.screen.scanned <= 35
+    assert 0 <= found.screen.rank < found.screen.scanned
+    assert len(found.table) <= 8
+    assert found.rejected["screen"] == 35 - len(found.table)
     assert found.n_eligible + sum(found.rejected.values()) == found.n_candidates
+    assert found.tokens < 0.5 * exact.selection.tokens
     assert screened.passed
-    assert found.bypass == pytest.approx(exact.selection.bypass, abs=0.2)  # near the best, if not the best
+    assert screened.site == exact.site
+    assert found.bypass == pytest.approx(exact.selection.bypass, abs=1e-4)
+    assert found.induce == pytest.approx(exact.selection.induce, abs=1e-4)
+    assert found.kl == pytest.approx(exact.selection.kl, abs=1e-5)
 
 
 def test_an_estimate_with_errors_that_differ_is_found_out_and_more_is_scanned(planted_case, monkeypatch):
     backend, vectors, positions, data = planted_case
     exact = select(backend, vectors, positions, data)
-    assert select(backend, vectors, positions, data, screened=True).selection.screen.scanned == 8
     right, factors = estimated_change, torch.linspace(3, 1, 35, dtype=torch.float64)
-    monkeypatch.setattr("refusal_bench.selection.estimated_change", lambda *given: right(*given) * factors)
+    monkeypatch.setattr("refusal_bench.race.estimated_change", lambda *given: right(*given) * factors)
     found = select(backend, vectors, positions, data, screened=True)
     assert 8 <= found.selection.screen.rank < found.selection.screen.scanned
     assert found.site == exact.site
-    assert found.selection.bypass == pytest.approx(exact.selection.bypass, abs=1e-4)
-    assert found.selection.induce == pytest.approx(exact.selection.induce, abs=1e-4)
-    sites = [(row.layer, row.position) for row in found.selection.table]
-    assert len(set(sites)) == len(sites) == found.selection.screen.scanned
 
 
 def test_a_candidate_is_left_out_only_where_the_errors_of_others_say_that_it_cannot_win():
@@ -111,14 +111,28 @@ def test_a_candidate_is_left_out_only_where_the_errors_of_others_say_that_it_can
     assert not cannot_win(9.0, alike[:1], best=-1.0)
 
 
-def test_where_the_first_few_fail_the_next_are_scanned_up_to_a_limit(planted_case, monkeypatch):
+def test_where_nobody_induces_refusal_all_are_tried_and_one_is_described(planted_case, monkeypatch):
     backend, vectors, positions, data = planted_case
-    monkeypatch.setattr("refusal_bench.selection.SCREENED", 5)
-    monkeypatch.setattr("refusal_bench.selection.INDUCE_THRESHOLD", 1e3)
+    for module in ("race", "selection"):
+        monkeypatch.setattr(f"refusal_bench.{module}.INDUCE_THRESHOLD", 1e3)
     found = select(backend, vectors, positions, data, screened=True)
     assert not found.passed
-    assert found.selection.screen.scanned == len(found.selection.table) == 25
-    assert found.selection.rejected["screen"] > 0
+    assert found.selection.screen.scanned == 35
+    (row,) = found.selection.table
+    assert row.rejected == "induce"
+    assert found.selection.bypass is not None
+    assert not row.kl_is_bound
+    assert found.selection.rejected["screen"] == 34
+
+
+def test_where_nobody_passes_kl_one_is_described_all_the_same(planted_case, monkeypatch):
+    backend, vectors, positions, data = planted_case
+    for module in ("race", "scan"):
+        monkeypatch.setattr(f"refusal_bench.{module}.KL_THRESHOLD", 1e-9)
+    found = select(backend, vectors, positions, data, screened=True)
+    assert not found.passed
+    assert found.selection.bypass is not None
+    assert set(found.selection.rejected) <= {"depth", "kl", "screen", "zero"}
 
 
 def test_a_screened_run_is_a_consistent_record(tmp_path):

@@ -107,7 +107,7 @@ class _Course:
         leader = self.leader()
         if leader is None:
             return False
-        return cannot_win(estimate, self.errors, leader.bypass[0] - float(self.unmodified.mean()))
+        return cannot_win(estimate, self.errors, best=leader.bypass[0] - float(self.unmodified.mean()))
 
     def leader(self) -> Racer | None:
         """The candidate of lowest bypass so far among those with a KL below the threshold so far, if there are any."""
@@ -136,7 +136,7 @@ class _Course:
         if not finished:  # bypass decides nothing yet
             racers = self.inducing(racers, until)
         self.ablate(racers, until)
-        racers = [racer for racer in racers if all(self.may_beat(racer, other) for other in finished)]
+        racers = [r for r in racers if np.isfinite(r.ablated).all() and all(self.may_beat(r, f) for f in finished)]
         return self.inducing(racers, until) if finished else racers
 
     def below_threshold(self, racers: Sequence[Racer], until: int) -> list[Racer]:
