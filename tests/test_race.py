@@ -110,6 +110,17 @@ def test_where_nobody_passes_the_race_has_no_winner_and_one_that_fails_is_known_
         assert len(failed.kl) == N
 
 
+@pytest.mark.parametrize("noise", [0.01, 1])
+def test_where_all_fail_kl_certain_or_not_some_are_known_to(monkeypatch, noise):
+    table = Table(0)
+    table.kl = 0.2 + noise * np.random.default_rng(1).exponential(1, (K, N)) / 20
+    found, *_ = table.run(monkeypatch)
+    assert found.best is None
+    assert not found.failed
+    assert found.dropped
+    assert all(table.kl[trial.layer].mean() >= 0.1 for trial in found.dropped)
+
+
 def test_a_candidate_whose_scores_are_no_numbers_does_not_win(monkeypatch):
     table = Table(3)
     first = table.best()

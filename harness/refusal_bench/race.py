@@ -28,6 +28,9 @@ from refusal_bench.screening import estimated_change
 STARTERS = 8
 """Candidates that start first."""
 
+RECALLED = 8
+"""Candidates of lowest KL that are looked at where all seem to fail KL."""
+
 
 @dataclass(eq=False)
 class Racer:
@@ -97,6 +100,8 @@ class _Course:
     """Candidates that nothing speaks against; those that have seen all prompts pass every filter."""
     failing: list[Racer] = field(default_factory=list)
     """Candidates that fail induce, for certain if they have seen all prompts."""
+    doubtful: list[Racer] = field(default_factory=list)
+    """Candidates that probably fail KL."""
     dropped: list[Trial] = field(default_factory=list)
     """Candidates that fail KL for certain."""
     errors: list[float] = field(default_factory=list)
@@ -146,8 +151,10 @@ class _Course:
         self.dropped += dropped
         for trial in passing:
             at[trial.place, trial.layer].trial = trial
-        likely = [trial for trial in passing if drawn_mean_interval(np.array(trial.kl), n)[0] < KL_THRESHOLD]
-        return [at[trial.place, trial.layer] for trial in likely]
+        racers = [at[trial.place, trial.layer] for trial in passing]
+        may = [drawn_mean_interval(np.array(racer.trial.kl), n)[0] < KL_THRESHOLD for racer in racers]
+        self.doubtful += [racer for racer, passes in zip(racers, may, strict=True) if not passes]
+        return [racer for racer, passes in zip(racers, may, strict=True) if passes]
 
     def inducing(self, racers: Sequence[Racer], until: int) -> list[Racer]:
         """Those whose induce score may pass the filter on so many prompts; one that is no number cannot."""
@@ -189,14 +196,15 @@ class _Course:
         return Found(passed[0] if passed else None, passed[1:], failed, self.dropped)
 
     def recall(self) -> list[Racer]:
-        """Where nobody passed, finish the one of lowest estimate that fails induce alone, or so it seems.
+        """Where nobody passed, finish one to describe it, and return it if it passes every filter after all.
 
-        It is returned if it passes after all, and described as the least bad candidate if not.
+        Of those that fail induce, or so it seems, it is the one of lowest estimate; without any, one of lowest KL.
         """
         n = max(len(self.scan.data.harmful), len(self.scan.data.harmless))
-        for racer in sorted(self.failing, key=lambda racer: (racer.harms, racer.estimate)):
+        recalled = sorted(self.failing, key=lambda racer: (racer.harms, racer.estimate))
+        for racer in recalled or sorted(self.doubtful, key=lambda racer: np.mean(racer.trial.kl))[:RECALLED]:
             if self.below_threshold([racer], n):
-                self.failing.remove(racer)
+                self.failing = [other for other in self.failing if other is not racer]
                 self.ablate([racer], n)
                 return self.inducing([racer], n)
         return []
