@@ -47,8 +47,8 @@ class RunConfig(BaseModel):
     baseline_backend: Literal["hf", "vllm", "openai"] = "hf"
     """Backend that generates completions: `vllm` those of every condition, `openai` a baseline of its own."""
     selection: Literal["exact", "screened"] = "exact"
-    """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full; `screened`
-    ranks them by a first-order estimate and scans the best."""
+    """How candidates are compared: `exact` gives the same choice as evaluating every candidate in full, `screened` (a
+    race in the order of a first-order estimate) the same in all probability."""
     contrast: Literal["matched"] = "matched"
     """The harmless prompts of a direction: `matched`, each domain's own twins, disjoint between domains."""
     judge: str = "opener"

@@ -37,7 +37,7 @@ Selection = Annotated[
     Literal["exact", "screened"],
     _option(
         "--selection",
-        "exact: the same choice as evaluating every candidate in full; screened: only the best by an estimate.",
+        "exact: the same choice as evaluating every candidate in full; screened: the same in all probability, faster.",
     ),
 ]
 Contrast = Annotated[

@@ -42,10 +42,10 @@ class Candidate(Site):
 
 
 class Screen(Frozen):
-    """How a first-order estimate narrowed the candidates down."""
+    """How a screened selection narrowed the candidates down; those in the table were measured, or fail KL for certain."""
 
     scanned: int
-    """Candidates that were then scanned exactly."""
+    """Candidates that were looked at, the best by a first-order estimate first."""
     rank: int
     """Place of the chosen candidate in the estimate's order, 0 being the first."""
 
@@ -78,7 +78,7 @@ class Selection(Frozen):
     table: list[Candidate]
     """Every candidate that was evaluated."""
     screen: Screen | None = None
-    """For `--selection screened`; null where every eligible candidate was scanned."""
+    """For `--selection screened`; null for `exact`."""
 
 
 class Condition(Frozen):
