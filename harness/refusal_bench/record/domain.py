@@ -42,7 +42,7 @@ class Candidate(Site):
 
 
 class Screen(Frozen):
-    """How a screened selection narrowed the candidates down; those in the table were measured, or fail KL for certain."""
+    """How a screened selection narrowed the candidates down; those in the table are measured, or fail KL certainly."""
 
     scanned: int
     """Candidates that were looked at, the best by a first-order estimate first."""
