@@ -49,6 +49,11 @@ class Racer:
         return float(np.mean(self.ablated)), self.trial.place, self.trial.layer
 
     @property
+    def seen(self) -> int:
+        """Prompts of each label, up to as many as there are of either."""
+        return max(len(self.ablated), len(self.added))
+
+    @property
     def harms(self) -> bool:
         """Whether KL on the prompts seen so far is above the threshold."""
         return not np.mean(self.trial.kl) < KL_THRESHOLD
@@ -130,8 +135,8 @@ class _Course:
             unfinished = [racer for racer in ahead if not self.has_finished(racer)]
             if not unfinished:
                 break
-            seen = min(len(racer.ablated) for racer in unfinished)
-            going = [racer for racer in unfinished if len(racer.ablated) == seen]
+            seen = min(racer.seen for racer in unfinished)
+            going = [racer for racer in unfinished if racer.seen == seen]
             self.racing = [racer for racer in self.racing if racer not in going] + self.see(going, 2 * seen)
 
     def see(self, racers: Sequence[Racer], until: int) -> list[Racer]:
