@@ -1,6 +1,6 @@
 """How often the screened selection chooses what the exact one does, and what its other choices cost.
 
-    python benchmarks/screened.py --seeds 20,21 --json --save benchmarks/results/screened.json
+    python benchmarks/screened.py --seeds 30,31,32,33,34,35 --json --save benchmarks/results/screened.json
 
 A case is one domain of one model under one seed, which draws the split and the weights of planted and tiny models.
 Cases in which no candidate passes every filter count apart: there is nothing to choose. So do those with no more

@@ -328,7 +328,7 @@ def test_no_judge_cuts_completions_short_that_are_saved(planted):
     hasty = Evaluator(HookBackend(planted), (0,), 24, Hasty())
     (cut,) = hasty.evaluate("s", prompts)
     (whole,) = replace(hasty, on_text=lambda *row: kept.append(row)).evaluate("s", prompts)
-    assert len(cut["tokens"][0]) == CHECK_EVERY
-    ((_, _, _, text),) = kept
-    assert len(text) > len(planted.template.decode(cut["tokens"][0]))
+    ((answer,),) = hasty.backend.complete(prompts, 24, lambda logits, rows: logits[:, :1])
+    assert len(cut["tokens"][0]) == CHECK_EVERY < len(answer.tokens)
+    assert kept == [("s", 0, 0, planted.template.decode(answer.tokens))]
     assert whole == cut  # what else is measured on the answers does not depend on whether they are saved

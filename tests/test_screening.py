@@ -94,11 +94,16 @@ def test_a_screened_selection_finishes_few_and_says_which_place_the_winner_had(p
 def test_an_estimate_with_errors_that_differ_is_found_out_and_more_is_scanned(planted_case, monkeypatch):
     backend, vectors, positions, data = planted_case
     exact = select(backend, vectors, positions, data)
+    assert select(backend, vectors, positions, data, screened=True).selection.screen.scanned == 8
     right, factors = estimated_change, torch.linspace(3, 1, 35, dtype=torch.float64)
     monkeypatch.setattr("refusal_bench.race.estimated_change", lambda *given: right(*given) * factors)
     found = select(backend, vectors, positions, data, screened=True)
     assert 8 <= found.selection.screen.rank < found.selection.screen.scanned
     assert found.site == exact.site
+    assert found.selection.bypass == pytest.approx(exact.selection.bypass, abs=1e-4)
+    assert found.selection.induce == pytest.approx(exact.selection.induce, abs=1e-4)
+    sites = [(row.layer, row.position) for row in found.selection.table]
+    assert len(set(sites)) == len(sites) == 35 - found.selection.rejected["screen"]
 
 
 def test_a_candidate_is_left_out_only_where_the_errors_of_others_say_that_it_cannot_win():

@@ -209,6 +209,7 @@ def describe_layers(job: Job, tokens: list[int], residuals: Residuals, sites: Si
     """Stage 3b: curves over all layers at each domain's selected position; empty where they are left out."""
 
     def curves(name: str) -> list[Layer]:
+        """Every layer of one domain."""
         site, split, n = sites.own[name].site, job.domains[name].selection, job.config.sizes.layer_curve_pairs
         place = job.positions.index(site.position)
         vectors = residuals.vectors(name)[place]

@@ -22,7 +22,7 @@ from refusal_bench.backends.hf import Prompt
 from refusal_bench.config import INDUCE_THRESHOLD, KL_THRESHOLD
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.statistics import drawn_mean_interval, prediction_interval
-from refusal_bench.scan import FIRST_PROMPTS, Found, Scan, SelectionData, Trial, scores
+from refusal_bench.scan import FIRST_PROMPTS, Found, Scan, SelectionData, Trial, by_bypass, scores
 from refusal_bench.screening import estimated_change
 
 STARTERS = 8
@@ -157,32 +157,30 @@ class _Course:
         for trial in passing:
             at[trial.place, trial.layer].trial = trial
         racers = [at[trial.place, trial.layer] for trial in passing]
-        may = [drawn_mean_interval(np.array(racer.trial.kl), n)[0] < KL_THRESHOLD for racer in racers]
-        self.doubtful += [racer for racer, passes in zip(racers, may, strict=True) if not passes]
-        return [racer for racer, passes in zip(racers, may, strict=True) if passes]
+        return _divided(
+            racers, lambda racer: drawn_mean_interval(np.array(racer.trial.kl), n)[0] < KL_THRESHOLD, self.doubtful
+        )
 
     def inducing(self, racers: Sequence[Racer], until: int) -> list[Racer]:
         """Those whose induce score may pass the filter on so many prompts; one that is no number cannot."""
         self.add(racers, until)
         n = len(self.scan.data.harmless)
-        may = [drawn_mean_interval(np.array(racer.added), n)[1] > INDUCE_THRESHOLD for racer in racers]
-        self.failing += [racer for racer, passes in zip(racers, may, strict=True) if not passes]
-        return [racer for racer, passes in zip(racers, may, strict=True) if passes]
+        return _divided(
+            racers, lambda racer: drawn_mean_interval(np.array(racer.added), n)[1] > INDUCE_THRESHOLD, self.failing
+        )
 
     def ablate(self, racers: Sequence[Racer], until: int) -> None:
         """Score harmful prompts, of which all candidates have seen as many, with each direction ablated."""
-        if racers and (prompts := self.scan.data.harmful[len(racers[0].ablated) : until]):
+        if racers:
             what = Ablate.each(self.scan.stack([racer.trial for racer in racers]))
-            for racer, row in zip(racers, self._scores(prompts, what), strict=True):
-                racer.ablated += row
+            self._score([racer.ablated for racer in racers], self.scan.data.harmful[:until], what)
 
     def add(self, racers: Sequence[Racer], until: int) -> None:
         """Score harmless prompts, of which all candidates have seen as many, with each vector added at its layer."""
-        if racers and (prompts := self.scan.data.harmless[len(racers[0].added) : until]):
+        if racers:
             vectors = self.scan.stack([racer.trial for racer in racers])
             what = Add(vectors, tuple(racer.trial.layer for racer in racers))
-            for racer, row in zip(racers, self._scores(prompts, what), strict=True):
-                racer.added += row
+            self._score([racer.added for racer in racers], self.scan.data.harmless[:until], what)
 
     def has_finished(self, racer: Racer) -> bool:
         """Whether a candidate has seen all prompts."""
@@ -196,7 +194,7 @@ class _Course:
     def outcome(self) -> Found:
         """The candidates of which everything is known, and those that fail KL."""
         finished = [racer for racer in self.racing if self.has_finished(racer)] or self.recall()
-        passed = [racer.measured(None) for racer in sorted(finished, key=lambda racer: racer.bypass)]
+        passed = sorted((racer.measured(None) for racer in finished), key=by_bypass)
         failed = [racer.measured("induce") for racer in self.failing if self.has_finished(racer)]
         return Found(passed[0] if passed else None, passed[1:], failed, self.dropped)
 
@@ -214,9 +212,19 @@ class _Course:
                 return self.inducing([racer], n)
         return []
 
-    def _scores(self, prompts: Sequence[Prompt], what: Ablate | Add) -> list[list[float]]:
-        found: list[list[float]] = scores(self.scan.backend, prompts, self.scan.data.refusal_tokens, what).tolist()
-        return found
+    def _score(self, known: Sequence[list[float]], prompts: Sequence[Prompt], what: Ablate | Add) -> None:
+        """Extend each variant's known scores, equally many, to all of the prompts."""
+        if new := prompts[len(known[0]) :]:
+            found = scores(self.scan.backend, new, self.scan.data.refusal_tokens, what)
+            for row, more in zip(known, found.tolist(), strict=True):
+                row += more
+
+
+def _divided(racers: Sequence[Racer], passes: Callable[[Racer], bool], others: list[Racer]) -> list[Racer]:
+    """Return those that pass, and put the others to the `others`."""
+    passing = [racer for racer in racers if passes(racer)]
+    others += [racer for racer in racers if racer not in passing]
+    return passing
 
 
 def cannot_win(estimate: float, errors: Sequence[float], best: float) -> bool:

@@ -11,10 +11,10 @@ The search gives the same answer as evaluating all three quantities for every ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,6 +47,10 @@ class Trial:
     bypass: float | None = None
     induce: float | None = None
     rejected: str | None = None
+
+    def kl_bound(self, n: int) -> float:
+        """Lower bound of the mean KL of `n` prompts; the mean itself once all were seen."""
+        return sum(self.kl) / n
 
 
 @dataclass
@@ -111,9 +115,9 @@ class Scan:
             rows = self.kl_of(passing, seen, until)
             seeing = [replace(trial, kl=trial.kl + row) for trial, row in zip(passing, rows, strict=True)]
             # Written so that NaN, which fails every comparison, is rejected too.
-            passing = [trial for trial in seeing if sum(trial.kl) / n < KL_THRESHOLD]
-            out = [trial for trial in seeing if not sum(trial.kl) / n < KL_THRESHOLD]
-            dropped += [replace(trial, rejected="nan" if np.isnan(sum(trial.kl)) else "kl") for trial in out]
+            out = [trial for trial in seeing if not trial.kl_bound(n) < KL_THRESHOLD]
+            dropped += [replace(trial, rejected="nan" if math.isnan(trial.kl_bound(n)) else "kl") for trial in out]
+            passing = [trial for trial in seeing if trial not in out]
             on_progress(len(out) + (len(passing) if until == stop else 0))
         return passing, dropped
 

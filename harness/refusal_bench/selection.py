@@ -101,7 +101,7 @@ def select(
         selection=Selection(
             bypass=chosen.bypass,
             induce=chosen.induce,
-            kl=sum(chosen.kl) / n if len(chosen.kl) == n else None,
+            kl=chosen.kl_bound(n) if len(chosen.kl) == n else None,
             baseline_harmful=float(base_harmful.mean()),
             baseline_harmless=float(refusal_score(base_harmless, data.refusal_tokens).mean()),
             n_candidates=vectors.shape[0] * n_layers,
@@ -126,9 +126,7 @@ def _least_bad(scan: Scan, found: Found) -> Trial:
     """
     if found.failed:
         return min(found.failed, key=by_bypass)
-    dropped = sorted(
-        found.dropped, key=lambda t: (t.rejected == "nan", sum(t.kl) / max(len(t.kl), 1), t.place, t.layer)
-    )
+    dropped = sorted(found.dropped, key=lambda t: (t.rejected == "nan", t.kl_bound(len(t.kl)), t.place, t.layer))
     near, rest = dropped[:LEAST_BAD], dropped[LEAST_BAD:]
     finished, n = [], len(scan.data.harmless)
     for trial in near:
@@ -144,7 +142,7 @@ def _rank(chosen: Trial, ranked: list[Trial]) -> int:
 
 
 def _row(trial: Trial, positions: Sequence[int], n: int) -> Candidate:
-    bound = sum(trial.kl) / n
+    bound = trial.kl_bound(n)
     return Candidate(
         layer=trial.layer,
         position=positions[trial.place],

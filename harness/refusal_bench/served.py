@@ -69,6 +69,7 @@ def _ask(job: Job, name: str, endpoint: Endpoint, advance: Callable[[int], None]
     with cache.open("a", encoding="utf-8") as file:
 
         def keep(prompt_id: str, answer: Answer) -> None:
+            """Judge an answer and write it down at once, so that an interruption loses none."""
             row = {
                 "id": prompt_id,
                 # What the provider withheld was not refused by the model.

@@ -101,6 +101,7 @@ class HookBackend:
         out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
 
         def fill() -> None:
+            """Run all passes; again from the start, in smaller batches, where memory ran out."""
             if isinstance(intervention, Add) and len(intervention) >= BRANCHED and self._can_branch:
                 passes = self._branched(prompts, intervention)
             else:
@@ -153,6 +154,7 @@ class HookBackend:
         out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
 
         def fill() -> None:
+            """Run all passes; again from the start, in smaller batches, where memory ran out."""
             for variants, batch, step in self._prefilled(prompts, intervention, max_new_tokens):
                 n_rows = step.logits.shape[0]
                 first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
@@ -177,6 +179,7 @@ class HookBackend:
         out = torch.zeros(n_variants, len(texts))
 
         def fill() -> None:
+            """Run all passes; again from the start, in smaller batches, where memory ran out."""
             at_once, batches = plan_batches(
                 [len(texts[i]) for i in order],
                 0,

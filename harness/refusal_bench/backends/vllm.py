@@ -79,7 +79,8 @@ class VllmBackend:
                 self._engine = LLM(**(_memory(self.model.module.device) | arguments))
                 # The first pass compiles kernels, and finds out about shapes that they do not support.
                 self.next_log_probabilities([tuple(self.model.template.render("Hello"))])
-            except (ValueError, RuntimeError, NotImplementedError, ImportError, KeyError, AssertionError) as error:
+            # Whatever vLLM raises for a model, shape or machine that it does not support.
+            except (ValueError, RuntimeError, ImportError, KeyError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise InputError(
                     f"{self.model.id}: vLLM cannot run it here ({reason}); use --baseline-backend hf."

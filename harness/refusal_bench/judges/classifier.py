@@ -118,6 +118,7 @@ def _sequence_classifier(
     longest = min(tokenizer.model_max_length, positions, MAX_LENGTH)
 
     def classify(answers: Sequence[str]) -> list[str]:
+        """A letter for each answer; ? where the model gives no number."""
         letters = []
         for start in range(0, len(answers), BATCH):
             batch = tokenizer(

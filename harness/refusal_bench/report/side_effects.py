@@ -20,6 +20,7 @@ def over_refusal_figure(record: Record) -> Figure | None:
     by_type = {"all types": whole, **{kind.replace("_", " "): rates for kind, rates in found.by_type.items()}}
 
     def drawn(conditions: dict[str, tuple[str, str]], what: str) -> Markup:
+        """One panel: a row a type, a dot a condition."""
         rows = [
             (
                 kind,
