@@ -33,11 +33,11 @@ class Handler(BaseHTTPRequestHandler):
             with (FOLDER / "requests.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         time.sleep(0.05)
-        try:
-            self.respond(fault, body)
-        finally:
-            with LOCK:
-                ACTIVE -= 1
+        if fault == "stall":
+            time.sleep(3)
+        with LOCK:  # before the answer, after which the client may ask again at once
+            ACTIVE -= 1
+        self.respond(fault, body)
 
     def respond(self, fault: str, body: dict) -> None:
         prompt = body["messages"][-1]["content"]
@@ -46,8 +46,6 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "filter":
             choice = {"message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"}
         answer = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
-        if fault == "stall":
-            time.sleep(3)
         if fault == "empty":
             answer = {"choices": []}
         status, _, patience = fault.partition(":") if fault[:1].isdigit() else ("200", "", "")
