@@ -204,7 +204,7 @@ def test_addition_is_exact_and_leaves_the_layers_before_alone(model, backend, pr
             rows.variant = torch.zeros(1, dtype=torch.long)
             with reading(model.structure) as stream:
                 model.module(torch.tensor([prompts[1]]), use_cache=False)
-            streams.append(stream)
+            streams.append(stream.entering)
     plain, added = streams
     assert all(torch.equal(a, b) for a, b in zip(plain[:layer], added[:layer], strict=True))
     assert torch.equal(added[layer], plain[layer] + vector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -29,17 +30,26 @@ def cost(lengths, bounds, pass_tokens, at_once):
     rows=st.integers(1, 30),
     tokens=st.integers(40, 300),
     pass_tokens=st.sampled_from([0, 32, 1000]),
+    workers=st.integers(1, 3),
 )
-def test_batches_are_the_cheapest_of_all_that_fit(lengths, n_variants, rows, tokens, pass_tokens):
-    at_once, batches = plan_batches(lengths, 5, n_variants, rows, tokens, padded=True, pass_tokens=pass_tokens)
+def test_batches_are_the_cheapest_of_all_that_fit(lengths, n_variants, rows, tokens, pass_tokens, workers):
+    groups, batches = plan_batches(
+        lengths, 5, n_variants, rows, tokens, padded=True, pass_tokens=pass_tokens, workers=workers
+    )
     assert [place for batch in batches for place in batch] == list(range(len(lengths)))
-    assert 1 <= at_once <= n_variants
+    assert [variant for group in groups for variant in group] == list(range(n_variants))
+    at_once = max(map(len, groups))
     assert at_once <= rows
     assert at_once * max(5, lengths[-1]) <= tokens
 
     def fits(start, stop):
         n = stop - start
-        return n == 1 or (n * at_once <= rows and n * at_once * lengths[stop - 1] <= tokens)
+        alone = len(groups) == 1  # then the workers share its prompts
+        return n == 1 or (
+            n * at_once <= rows
+            and n * at_once * lengths[stop - 1] <= tokens
+            and (not alone or n <= math.ceil(len(lengths) / workers))
+        )
 
     allowed = []
     for n_cuts in range(len(lengths)):
@@ -52,7 +62,7 @@ def test_batches_are_the_cheapest_of_all_that_fit(lengths, n_variants, rows, tok
 
 
 def test_without_padding_only_prompts_of_equal_length_share_a_batch():
-    _, batches = plan_batches([3, 3, 4, 6, 6, 6], 0, 1, 96, 2048, padded=False, pass_tokens=1000)
+    _, batches = plan_batches([3, 3, 4, 6, 6, 6], 0, 1, 96, 2048, padded=False, pass_tokens=1000, workers=1)
     assert [list(batch) for batch in batches] == [[0, 1], [2], [3, 4, 5]]
 
 

@@ -6,7 +6,8 @@ The search gives the same answer as evaluating all three quantities for every ca
    bound. Candidates leave as soon as the bound reaches the threshold; the prompts seen, shortest first, double each
    round, up to half.
 2. Bypass is computed for the survivors only.
-3. The rest of KL, then induce, are computed in ascending order of bypass, until a candidate passes both.
+3. The rest of KL, then induce, are computed in ascending order of bypass (of one candidate, of the next two, of four
+   more, ...), until one passes both.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Found:
     best: Trial | None = None
     """The candidate of lowest bypass that passes every filter."""
     behind: list[Trial] = field(default_factory=list)
-    """Candidates of higher bypass, of which not all is known."""
+    """Candidates of higher bypass, of which not all need be known."""
     failed: list[Trial] = field(default_factory=list)
     """Candidates that pass KL and fail induce."""
     dropped: list[Trial] = field(default_factory=list)
@@ -91,18 +92,17 @@ class Scan:
         found, n = Found(), len(self.data.harmless)
         trials, found.dropped = self.kl(trials, n // 2, on_progress)
         found.behind = sorted(self.bypass(trials), key=by_bypass)
+        size = 1
         while found.behind and found.best is None:
-            trial = self.filtered(found.behind.pop(0))
-            if trial.rejected is None:
-                found.best = trial
-            else:
-                (found.failed if trial.rejected == "induce" else found.dropped).append(trial)
+            passing, dropped = self.kl(found.behind[:size], n)
+            tried = self.induce(passing)
+            passed = [trial for trial in tried if trial.rejected is None]
+            found.dropped += dropped
+            found.failed += [trial for trial in tried if trial.rejected is not None]
+            found.best = passed[0] if passed else None
+            found.behind = passed[1:] + found.behind[size:]
+            size *= 2
         return found
-
-    def filtered(self, trial: Trial) -> Trial:
-        """Apply both filters in full; induce only to a candidate that passes KL."""
-        passing, failing = self.kl([trial], len(self.data.harmless))
-        return self.induce(passing[0]) if passing else failing[0]
 
     def kl(
         self, trials: Sequence[Trial], stop: int, on_progress: Callable[[int], None] = lambda n: None
@@ -131,7 +131,7 @@ class Scan:
         )
         return [tuple(row) for row in found.tolist()]
 
-    def bypass(self, trials: list[Trial]) -> list[Trial]:
+    def bypass(self, trials: Sequence[Trial]) -> list[Trial]:
         """Mean refusal score of harmful prompts with each direction ablated."""
         if not trials:
             return []
@@ -139,11 +139,16 @@ class Scan:
         means = scores(self.backend, self.data.harmful, self.data.refusal_tokens, ablate).mean(dim=1)
         return [replace(trial, bypass=float(mean)) for trial, mean in zip(trials, means, strict=True)]
 
-    def induce(self, trial: Trial) -> Trial:
-        """Mean refusal score of harmless prompts with the vector added at its layer, and the filter on it."""
-        add = Add.at(self.stack([trial]), trial.layer)
-        mean = float(scores(self.backend, self.data.harmless, self.data.refusal_tokens, add).mean())
-        return replace(trial, induce=mean, rejected=None if mean > INDUCE_THRESHOLD else "induce")
+    def induce(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Mean refusal score of harmless prompts with each vector added at its layer, and the filter on it."""
+        if not trials:
+            return []
+        add = Add(self.stack(trials), tuple(trial.layer for trial in trials))
+        means = scores(self.backend, self.data.harmless, self.data.refusal_tokens, add).mean(dim=1).tolist()
+        return [
+            replace(trial, induce=mean, rejected=None if mean > INDUCE_THRESHOLD else "induce")
+            for trial, mean in zip(trials, means, strict=True)
+        ]
 
     def stack(self, trials: Sequence[Trial]) -> Float[Tensor, "variant d_model"]:
         """The candidates' vectors."""

@@ -128,11 +128,13 @@ def _least_bad(scan: Scan, found: Found) -> Trial:
         return min(found.failed, key=by_bypass)
     dropped = sorted(found.dropped, key=lambda t: (t.rejected == "nan", t.kl_bound(len(t.kl)), t.place, t.layer))
     near, rest = dropped[:LEAST_BAD], dropped[LEAST_BAD:]
-    finished, n = [], len(scan.data.harmless)
-    for trial in near:
-        if len(trial.kl) < n:
-            trial = replace(trial, kl=trial.kl + scan.kl_of([trial], len(trial.kl), n)[0])
-        finished.append(replace(scan.induce(scan.bypass([trial])[0]), rejected=trial.rejected))
+    n = len(scan.data.harmless)
+    full = [
+        trial if len(trial.kl) == n else replace(trial, kl=trial.kl + scan.kl_of([trial], len(trial.kl), n)[0])
+        for trial in near
+    ]
+    tried = scan.induce(scan.bypass(full))
+    finished = [replace(trial, rejected=before.rejected) for trial, before in zip(tried, near, strict=True)]
     found.dropped = finished + rest
     return min(finished, key=lambda t: (not (t.induce or 0) > INDUCE_THRESHOLD, *by_bypass(t)))
 

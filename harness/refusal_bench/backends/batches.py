@@ -27,11 +27,14 @@ class Room:
     """Tokens where text follows: every decoding step reads all weights, so more rows share the reading."""
 
     @staticmethod
-    def of(model: ChatModel) -> Room:
-        """What fills a processor's caches, or a GPU; never more tokens than fit beside the weights."""
-        device, most = model.module.device, model.batch_tokens
+    def of(model: ChatModel, workers: int) -> Room:
+        """What fills a processor's caches, or a GPU; never more tokens than fit beside the weights.
+
+        Of `workers` that run side by side each has a share of the memory.
+        """
+        device, most = model.module.device, model.batch_tokens // workers
         if device.type == "cpu":
-            return Room(rows=192, tokens=min(2048, most), decoding_tokens=min(16384, most))
+            return Room(rows=192, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
         if device.type == "mps":
             return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)
@@ -53,18 +56,26 @@ def plan_batches(
     *,
     padded: bool,
     pass_tokens: int,
-) -> tuple[int, list[range]]:
-    """Return how many variants run at once, and the batches of prompts (their lengths ascend) for each such group.
+    workers: int,
+) -> tuple[list[range], list[range]]:
+    """Return the groups of variants that run at once, and the batches of prompts (lengths ascend) of each group.
 
-    The groups are as large as `rows` and `tokens` allow; the batches are those that cost fewest tokens, padding and
-    `pass_tokens` for every batch counted. Without `padded` only prompts of equal length share a batch.
+    The groups are as large as `rows` and `tokens` allow, and each of the workers has as many of them; with fewer
+    variants than workers there is one group, and as many batches as workers. The batches are those that cost fewest
+    tokens, padding and `pass_tokens` for every batch counted. Without `padded` only prompts of equal length share a
+    batch.
     """
     most = max(1, min(rows, tokens // max(prefix, lengths[-1])))
-    at_once = math.ceil(n_variants / math.ceil(n_variants / most))
+    n_groups = math.ceil(n_variants / most)
+    if n_variants >= workers:
+        n_groups = min(n_variants, workers * math.ceil(n_groups / workers))
+    at_once = math.ceil(n_variants / n_groups)
+    groups = [range(first, min(first + at_once, n_variants)) for first in range(0, n_variants, at_once)]
+    largest = len(lengths) if len(groups) > 1 else math.ceil(len(lengths) / workers)
     best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first prompts, and where their last batch starts
     for stop in range(1, len(lengths) + 1):
         width = lengths[stop - 1]
-        fitting = max(1, min(rows // at_once, tokens // (at_once * width)))
+        fitting = max(1, min(largest, rows // at_once, tokens // (at_once * width)))
         starts = [
             start for start in range(max(0, stop - fitting), stop) if padded or lengths[start] == lengths[stop - 1]
         ]
@@ -73,7 +84,7 @@ def plan_batches(
     while stop:
         batches.append(range(best[stop][1], stop))
         stop = best[stop][1]
-    return at_once, batches[::-1]
+    return groups, batches[::-1]
 
 
 def fits(work: Callable[[], None]) -> bool:

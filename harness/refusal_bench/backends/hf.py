@@ -3,18 +3,20 @@
 Every pass evaluates `variants x prompts` rows. The token prefix that all prompts share (template head, system prompt)
 runs once a variant and its keys and values are reused; prompts are batched by length and padded on the right, where
 causal attention never sees the padding. Layers whose memory is shorter than the text (sliding windows, recurrent
-states) would count padding, so such models get neither: only prompts of equal length share a batch. Batch composition
-depends only on the input, so results repeat exactly.
+states) would count padding, so such models get neither: only prompts of equal length share a batch. On a CPU several
+batches run side by side. Batch composition depends only on the input and the machine, so results repeat exactly.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import resource
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,7 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, fits, plan_batches
-from refusal_bench.backends.hooks import Rows, ablation_leak, intervening, reading, scoring_at
+from refusal_bench.backends.cache import new_cache
+from refusal_bench.backends.decoding import State, decode
+from refusal_bench.backends.hooks import Rows, Scored, ablation_leak, intervening, reading, scoring
+from refusal_bench.backends.workers import Workers
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Add, Intervention
 from refusal_bench.models.loading import ChatModel
@@ -39,9 +44,6 @@ LEAK_LIMIT = 1e-3
 
 HALF_PRECISION_LEAK_LIMIT = 0.05
 """The same in half precision, which rounds every write to two or three digits."""
-
-STILL_WRITING = 0.75
-"""Share of unfinished rows from which down the finished ones leave a batch."""
 
 BRANCHED = 6
 """Vectors added at one layer from which on they share one row up to that layer."""
@@ -78,10 +80,14 @@ class HookBackend:
     model: ChatModel
     counters: Counters = field(default_factory=Counters)
     room: Room = field(init=False)
+    workers: Workers = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held where batches that run side by side meet: counting, and telling the caller."""
 
     def __post_init__(self) -> None:
         """Probe that ablation reaches every write to the stream; InputError if something of the direction is left."""
-        self.room = Room.of(self.model)
+        self.workers = Workers(self.model)
+        self.room = Room.of(self.model, self.workers.n)
         leak = ablation_leak(self.model, self.model.template.render("Tell me about rivers."))
         limit = LEAK_LIMIT if self.model.dtype == "float32" else HALF_PRECISION_LEAK_LIMIT
         if not leak < limit:
@@ -98,19 +104,34 @@ class HookBackend:
         on_progress: Callable[[int], None] = lambda rows: None,
     ) -> Float[Tensor, "variant prompt ..."]:
         """Reduce the first-answer-token logits of every prompt under every variant of an intervention."""
+        branching = isinstance(intervention, Add) and len(intervention) >= BRANCHED and self._can_branch
+        return self._logits(prompts, reduce, intervention, on_progress, branching=branching)
+
+    def _logits(
+        self,
+        prompts: Sequence[Prompt],
+        reduce: Reduce,
+        intervention: Intervention | None,
+        on_progress: Callable[[int], None] = lambda rows: None,
+        *,
+        branching: bool,
+    ) -> Float[Tensor, "variant prompt ..."]:
         out: list[list[Tensor | None]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
+
+        def keep(variants: Sequence[int], batch: Sequence[int], logits: Tensor) -> None:
+            """Put a batch's results in their places."""
+            reduced = reduce(logits, [batch[row % len(batch)] for row in range(logits.shape[0])])
+            for row, value in enumerate(reduced.cpu()):
+                out[variants[row // len(batch)]][batch[row % len(batch)]] = value
+            with self._lock:
+                on_progress(len(reduced))
 
         def fill() -> None:
             """Run all passes; again from the start, in smaller batches, where memory ran out."""
-            if isinstance(intervention, Add) and len(intervention) >= BRANCHED and self._can_branch:
-                passes = self._branched(prompts, intervention)
+            if branching and isinstance(intervention, Add):
+                self._branches(prompts, intervention, keep)
             else:
-                passes = self._prefilled(prompts, intervention)
-            for variants, batch, step in passes:
-                reduced = reduce(step.logits, [batch[row % len(batch)] for row in range(step.logits.shape[0])])
-                for row, value in enumerate(reduced.cpu()):
-                    out[variants[row // len(batch)]][batch[row % len(batch)]] = value
-                on_progress(len(reduced))
+                self._batches(prompts, intervention, lambda v, batch, state: keep(v, batch, state.logits))
 
         self._until_it_fits(fill)
         return torch.stack([torch.stack(row) for row in out])  # type: ignore[arg-type]
@@ -127,12 +148,12 @@ class HookBackend:
         with reading(self.model.structure) as streams:
 
             def keep(logits: Tensor, rows: list[int]) -> Tensor:
-                suffix = streams[-self.model.n_layers - 1 : -1]  # without the last block's output
                 for row, prompt in enumerate(rows):
                     end = len(prompts[prompt]) - prefix
                     index = [end + position for position in positions]
-                    store(prompt, torch.stack([layer[row, index].float().cpu() for layer in suffix], dim=1))
-                streams.clear()
+                    stream = torch.stack([layer[row, index].float().cpu() for layer in streams.entering], dim=1)
+                    with self._lock:
+                        store(prompt, stream)
                 return reduce(logits, rows)
 
             return self.logits(prompts, keep)[0]
@@ -153,18 +174,19 @@ class HookBackend:
         """
         out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
 
-        def fill() -> None:
-            """Run all passes; again from the start, in smaller batches, where memory ran out."""
-            for variants, batch, step in self._prefilled(prompts, intervention, max_new_tokens):
-                n_rows = step.logits.shape[0]
-                first = reduce(step.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
-                tokens = self._decode(step, max_new_tokens, decided)
-                for row in range(n_rows):
-                    place = variants[row // len(batch)], batch[row % len(batch)]
-                    out[place[0]][place[1]] = Completion(tuple(tokens[row]), first[row])
+        ends = end_tokens(self.model)
+
+        def keep(variants: Sequence[int], batch: Sequence[int], state: State) -> None:
+            """Decode a batch and put its completions in their places."""
+            n_rows = state.logits.shape[0]
+            first = reduce(state.logits, [batch[row % len(batch)] for row in range(n_rows)]).cpu()
+            tokens = decode(state, self._forward, ends, max_new_tokens, decided)
+            for row in range(n_rows):
+                out[variants[row // len(batch)]][batch[row % len(batch)]] = Completion(tuple(tokens[row]), first[row])
+            with self._lock:
                 on_progress(n_rows)
 
-        self._until_it_fits(fill)
+        self._until_it_fits(lambda: self._batches(prompts, intervention, keep, max_new_tokens))
         return out
 
     def answer_loss(
@@ -180,7 +202,7 @@ class HookBackend:
 
         def fill() -> None:
             """Run all passes; again from the start, in smaller batches, where memory ran out."""
-            at_once, batches = plan_batches(
+            groups, batches = plan_batches(
                 [len(texts[i]) for i in order],
                 0,
                 n_variants,
@@ -188,15 +210,19 @@ class HookBackend:
                 max(self.room.rows, longest),  # every token of an answer has logits, as much as a whole prompt has else
                 padded=_remembers_all(self.model, longest),
                 pass_tokens=PASS_TOKENS,
+                workers=self.workers.n,
             )
-            with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
-                for first in range(0, n_variants, at_once):
-                    variants = torch.arange(first, min(first + at_once, n_variants), device=device)
-                    for batch in batches:
-                        chosen = [order[i] for i in batch]
-                        rows.variant = variants.repeat_interleave(len(chosen))
-                        some, starts = [texts[i] for i in chosen], [len(prompts[i]) for i in chosen]
-                        out[first : first + len(variants), chosen] = self._losses(some, starts, len(variants)).cpu()
+            with intervening(self.model.structure, intervention) as rows:
+
+                @torch.inference_mode()
+                def run(work: tuple[range, range]) -> None:
+                    """One batch under one group of variants."""
+                    variants, chosen = work[0], [order[i] for i in work[1]]
+                    rows.variant = torch.tensor(variants, device=device).repeat_interleave(len(chosen))
+                    some, starts = [texts[i] for i in chosen], [len(prompts[i]) for i in chosen]
+                    out[variants.start : variants.stop, chosen] = self._losses(some, starts, len(variants)).cpu()
+
+                self.workers.each(run, [(variants, batch) for variants in groups for batch in batches])
 
         self._until_it_fits(fill)
         return out
@@ -209,7 +235,7 @@ class HookBackend:
         ids = torch.tensor(padded, device=device).repeat(n_variants, 1)
         places = torch.arange(widest, device=device)[None].expand(len(ids), -1)
         kept = torch.arange(first - 1, widest - 1)  # on the CPU: see `_last`
-        logits = self._forward(ids, _new_cache(self.model), places, logits_to_keep=kept)
+        logits = self._forward(ids, new_cache(self.model.module.config), places, logits_to_keep=kept)
         each = -torch.log_softmax(logits.float(), -1).gather(-1, ids[:, first:, None])[..., 0]
         place = torch.arange(first, widest, device=each.device)
         start, end = (torch.tensor(x, device=each.device)[:, None] for x in (starts, [len(text) for text in texts]))
@@ -226,128 +252,144 @@ class HookBackend:
                 )
             self.room = self.room.halved()
 
-    def _decode(self, step: _Step, max_new_tokens: int, decided: Callable[[Sequence[int]], bool]) -> list[list[int]]:
-        """Greedy decoding after a prefill; finished rows leave the batch once they are a quarter of it.
+    def _batches(
+        self,
+        prompts: Sequence[Prompt],
+        intervention: Intervention | None,
+        use: Callable[[Sequence[int], Sequence[int], State], None],
+        answer_room: int = 0,
+    ) -> None:
+        """Run every variant on every prompt; `use` gets each batch: variants, prompt indices, state after the prompts.
 
-        Every leaving copies the cache, and on a CPU a new number of rows costs new kernels.
+        The rows of a batch are its variants, outermost, times its prompts.
         """
-        ends = end_tokens(self.model)
-        tokens: list[list[int]] = [[] for _ in range(step.logits.shape[0])]
-        alive = torch.arange(len(tokens))
-        following = step.logits.argmax(dim=-1).cpu()
-        writing = [True] * len(tokens)
-        for count in range(max_new_tokens):
-            keep = []
-            for place, (row, token) in enumerate(zip(alive.tolist(), following.tolist(), strict=True)):
-                if writing[row] and token not in ends:
-                    tokens[row].append(token)
-                    writing[row] = count + 1 < max_new_tokens and not decided(tokens[row])
-                else:
-                    writing[row] = False
-                if writing[row]:
-                    keep.append(place)
-            if not keep:
-                break
-            if len(keep) <= STILL_WRITING * len(alive):
-                alive, following = alive[keep], following[keep]
-                step.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
-            following = self._step(step, following).argmax(dim=-1).cpu()
-        return tokens
-
-    def _step(self, step: _Step, following: Tensor) -> Float[Tensor, "row vocab"]:
-        device = self.model.module.device
-        step.mask = torch.cat([step.mask, torch.ones_like(step.mask[:, :1])], dim=1)
-        step.rows.variant = step.variant
-        logits = self._forward(
-            following[:, None].to(device), step.cache, step.lengths[:, None], attention_mask=step.mask, logits_to_keep=1
-        )
-        step.lengths = step.lengths + 1
-        return logits[:, -1]
-
-    def _prefilled(self, prompts: Sequence[Prompt], intervention: Intervention | None, answer_room: int = 0) -> Any:
-        """Yield (variants, prompt indices, state after the prompts) for every batch of rows, variants outermost."""
         longest = max(map(len, prompts)) + answer_room
         prefix = self._prefix_length(prompts, longest)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        n_variants = _n_variants(intervention)
-        at_once, batches = plan_batches(
+        groups, batches = plan_batches(
             [len(prompts[i]) - prefix for i in order],
             prefix,
-            n_variants,
+            _n_variants(intervention),
             self.room.rows,
             self.room.decoding_tokens if answer_room else self.room.tokens,
             padded=_remembers_all(self.model, longest),
             pass_tokens=PASS_TOKENS * (1 + answer_room),  # a batch more is a pass more for every token that follows
+            workers=self.workers.n,
         )
-        with torch.inference_mode(), intervening(self.model.structure, intervention) as rows:
-            for first in range(0, n_variants, at_once):
-                variants = list(range(first, min(first + at_once, n_variants)))
-                head = self._head(prompts[0][:prefix], variants, rows)
-                for batch in batches:
-                    chosen = [order[i] for i in batch]
-                    cache = head if batch is batches[-1] else copy.deepcopy(head)
-                    yield variants, chosen, self._prefill([prompts[i] for i in chosen], prefix, variants, cache, rows)
+        with intervening(self.model.structure, intervention) as rows, scoring(self.model.module) as scored:
 
-    def _branched(self, prompts: Sequence[Prompt], add: Add) -> Any:
-        """Yield as `_prefilled`, one prompt at a time: all variants share one row up to the layer they are added at.
-
-        There each becomes a row of its own; positions, mask and earlier layers' caches have the rows of before.
-        """
-        order = sorted(range(len(add)), key=lambda variant: add.layers[variant])
-        device = self.model.module.device
-        prefix = self._prefix_length(prompts, max(map(len, prompts)))
-        widest = max(prefix, *(len(prompt) - prefix for prompt in prompts))
-        at_once = max(1, min(self.room.rows, self.room.tokens // widest))
-        with torch.inference_mode(), intervening(self.model.structure, add, branching=True) as rows:
-            for first in range(0, len(add), at_once):
-                variants = order[first : first + at_once]
-                layers = [add.layers[variant] for variant in variants]
-                rows.variant = torch.tensor(variants, device=device)
-                head = _new_cache(self.model)
+            @torch.inference_mode()
+            def head(variants: range) -> Any:
+                """Keys and values of the shared prefix, one row a variant."""
+                cache = new_cache(self.model.module.config)
                 if prefix:
-                    self._forward_branched(prompts[0][:prefix], 0, head, layers)
-                for place, prompt in enumerate(prompts):
-                    cache = copy.deepcopy(head)
-                    logits = self._forward_branched(prompt[prefix:], prefix, cache, layers)[1:]
-                    lengths = torch.full((len(variants),), len(prompt), device=device)
-                    mask = torch.ones(len(variants), len(prompt), dtype=torch.long, device=device)
-                    yield (
-                        variants,
-                        [place],
-                        _Step(_scorable(logits[:, -1].float()), cache, mask, lengths, rows.variant, rows),
-                    )
+                    rows.variant = torch.tensor(variants, device=self.model.module.device)
+                    self._forward_all(prompts[0][:prefix], len(variants), cache)
+                return cache
+
+            @torch.inference_mode()
+            def run(variants: range, batch: range, cache: Any) -> None:
+                """One batch, behind its prefix."""
+                chosen = [order[i] for i in batch]
+                state = self._prefill([prompts[i] for i in chosen], prefix, variants, cache, rows, scored)
+                use(variants, chosen, state)
+
+            def run_all(variants: range) -> None:
+                """All batches of one group of variants."""
+                cache = head(variants)
+                for batch in batches:
+                    run(variants, batch, cache if batch is batches[-1] else copy.deepcopy(cache))
+
+            if len(groups) > 1:
+                self.workers.each(run_all, groups)
+            else:
+                cache = head(groups[0])
+                self.workers.each(lambda batch: run(groups[0], batch, copy.deepcopy(cache)), batches)
+
+    def _branches(
+        self, prompts: Sequence[Prompt], add: Add, use: Callable[[Sequence[int], Sequence[int], Tensor], None]
+    ) -> None:
+        """As `_batches`, with logits; all variants of a prompt share one row up to the layer that they are added at.
+
+        There each becomes a row of its own; earlier layers' caches have the rows of before.
+        """
+        longest = max(map(len, prompts))
+        prefix, padded = self._prefix_length(prompts, longest), _remembers_all(self.model, longest)
+        most = max(2, min(self.room.rows, self.room.tokens // max(prefix, longest - prefix)))
+        at_once = min(len(add), most - 1)
+        together = min(most // (1 + at_once), math.ceil(len(prompts) / self.workers.n)) if padded else 1
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        batches = [order[start : start + together] for start in range(0, len(order), together)]
+        by_layer = sorted(range(len(add)), key=lambda variant: add.layers[variant])
+        with intervening(self.model.structure, add, branching=True) as rows, scoring(self.model.module) as scored:
+
+            def forward(some: Sequence[Prompt], start: int, cache: Any, variants: Sequence[int]) -> Tensor:
+                """Score all rows of some prompts at their ends: the unmodified ones, then those of each variant."""
+                rows.variant, rows.unmodified = torch.tensor(variants), len(some)
+                # As wide as the widest of all: on a CPU a new shape costs new kernels, here at every layer.
+                width = longest - prefix if padded and start else len(some[0])
+                with scored.at(torch.tensor([len(prompt) - 1 for prompt in some]).repeat(1 + len(variants))):
+                    return self._forward_branched(some, width, start, cache, [add.layers[i] for i in variants])[:, 0]
+
+            @torch.inference_mode()
+            def head(variants: Sequence[int]) -> Any:
+                """Keys and values of the shared prefix, at each layer of the rows that it has."""
+                cache = new_cache(self.model.module.config)
+                if prefix:
+                    forward([prompts[0][:prefix]], 0, cache, variants)
+                return cache
+
+            @torch.inference_mode()
+            def run(variants: Sequence[int], head: Any, batch: Sequence[int]) -> None:
+                """One batch, behind its prefix."""
+                cache = copy.deepcopy(head)
+                if prefix:
+                    cache.batch_repeat_interleave(len(batch))
+                logits = forward([prompts[i][prefix:] for i in batch], prefix, cache, variants)[len(batch) :]
+                use(variants, batch, _scorable(logits.float()))
+
+            for first in range(0, len(add), at_once):
+                variants = by_layer[first : first + at_once]
+                self.workers.each(partial(run, variants, head(variants)), batches)
 
     @cached_property
     def _can_branch(self) -> bool:
-        """Whether one row may become several in mid-model: not where biases are laid out a row beforehand (BLOOM)."""
+        """Whether rows may become more in mid-model: not where biases are laid out a row beforehand (ALiBi)."""
         add = Add.at(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
-        prompts = [tuple(self.model.template.render("Tell me about rivers."))]
+        texts = ("Tell me about rivers.", "Tell me about old bridges.")
+        prompts = [tuple(self.model.template.render(text)) for text in texts]
         counters, self.counters = self.counters, Counters()  # no stage's work: a resumed run probes again
         try:
-            ((_, _, plain),) = self._prefilled(prompts, None)
-            ((_, _, branched),) = self._branched(prompts, add)
-        except RuntimeError:  # shapes that do not fit
+            plain, branched = (
+                self._logits(prompts, lambda logits, _: logits, what, branching=what is add) for what in (None, add)
+            )
+        except (RuntimeError, ValueError):  # shapes that do not fit, or a mask that it does not take
             return False
         finally:
             self.counters = counters
         close = HALF_PRECISION_LEAK_LIMIT if self.model.dtype != "float32" else LEAK_LIMIT
-        return bool((branched.logits - plain.logits).norm() < close * plain.logits.norm())
+        return bool((branched - plain).norm(dim=-1).max() < close * plain.norm())
 
     def _forward_branched(
-        self, tokens: Prompt, start: int, cache: Any, layers: Sequence[int]
+        self, prompts: Sequence[Prompt], width: int, start: int, cache: Any, layers: Sequence[int]
     ) -> Float[Tensor, "row kept vocab"]:
-        """Run one row of tokens that one more leaves at each of `layers`; counted as the share of work that it is."""
+        """Run one row a prompt, which as many more leave at each of `layers`; counted as the share of work it is."""
         device = self.model.module.device
-        places = torch.arange(start, start + len(tokens), device=device)[None]
-        counted = self.counters.tokens
-        logits = self._forward(torch.tensor([tokens], device=device), cache, places, logits_to_keep=_last(len(tokens)))
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
+        places = torch.arange(start, start + width, device=device)[None]
+        options = {}
+        if len(prompts) > 1:  # a mask that the library makes would have a row for each of these rows only
+            seen = torch.arange(start + width, device=device)[None] <= places.T
+            dtype = self.model.module.dtype
+            options["attention_mask"] = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(
+                ~seen, torch.finfo(dtype).min
+            )[None, None]
         blocks = self.model.n_layers + sum(self.model.n_layers - layer for layer in layers)
-        self.counters.tokens = counted + len(tokens) * blocks // self.model.n_layers
-        return logits
+        return self._forward(ids, cache, places, counted=ids.numel() * blocks // self.model.n_layers, **options)
 
     def _prefill(
-        self, prompts: Sequence[Prompt], prefix: int, variants: Sequence[int], cache: Any, rows: Rows
-    ) -> _Step:
+        self, prompts: Sequence[Prompt], prefix: int, variants: range, cache: Any, rows: Rows, scored: Scored
+    ) -> State:
         """Run prompts behind their prefix, whose keys and values `cache` holds with one row a variant."""
         device = self.model.module.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(len(variants))
@@ -358,9 +400,9 @@ class HookBackend:
         if prefix:
             cache.batch_repeat_interleave(len(prompts))
         columns = torch.arange(prefix, widest, device=device)
-        with scoring_at(self.model.module, lengths - prefix - 1):
+        with scored.at(lengths - prefix - 1):
             logits = self._forward(ids, cache, columns[None].expand(len(ids), -1))
-        return _Step(
+        return State(
             logits=_scorable(logits[:, 0].float()),
             cache=cache,
             mask=(torch.arange(widest, device=device)[None] < lengths[:, None]).long(),
@@ -369,22 +411,21 @@ class HookBackend:
             rows=rows,
         )
 
-    def _head(self, prefix: Prompt, variants: list[int], rows: Rows) -> Any:
-        """A cache with the keys and values of the shared prefix, one row a variant."""
+    def _forward_all(self, prefix: Prompt, n_rows: int, cache: Any) -> None:
+        """Put the keys and values of one text into a cache, in so many rows."""
         device = self.model.module.device
-        cache = _new_cache(self.model)
-        if prefix:
-            rows.variant = torch.tensor(variants, device=device)
-            ids = torch.tensor([prefix], device=device).expand(len(variants), -1)
-            places = torch.arange(len(prefix), device=device)[None].expand(len(variants), -1)
-            self._forward(ids, cache, places, logits_to_keep=_last(len(prefix)))
-        return cache
+        ids = torch.tensor([prefix], device=device).expand(n_rows, -1)
+        places = torch.arange(len(prefix), device=device)[None].expand(n_rows, -1)
+        self._forward(ids, cache, places, logits_to_keep=_last(len(prefix)))
 
     def _forward(
-        self, ids: Tensor, cache: Any, position_ids: Tensor, **options: Any
+        self, ids: Tensor, cache: Any, position_ids: Tensor, counted: int | None = None, **options: Any
     ) -> Float[Tensor, "row kept vocab"]:
-        self.counters.forward_passes += 1
-        self.counters.tokens += ids.numel()
+        """The only call of the model; `counted` tokens where not all rows go through all blocks."""
+        self.workers.check()
+        with self._lock:
+            self.counters.forward_passes += 1
+            self.counters.tokens += ids.numel() if counted is None else counted
         output = self.model.module(
             input_ids=ids, position_ids=position_ids, use_cache=True, **{self._cache_name: cache}, **options
         )
@@ -405,22 +446,6 @@ class HookBackend:
         return max(0, min(shared, shortest))
 
 
-@dataclass
-class _Step:
-    """State of a batch after its prompts."""
-
-    logits: Float[Tensor, "row vocab"]
-    cache: Any
-    mask: Tensor
-    lengths: Tensor
-    variant: Tensor
-    rows: Rows
-
-    def select(self, keep: Tensor) -> None:
-        self.cache.reorder_cache(keep)  # selects rows in every kind of layer, recurrent ones too
-        self.mask, self.lengths, self.variant = self.mask[keep], self.lengths[keep], self.variant[keep]
-
-
 def _last(n_tokens: int) -> Tensor:
     """The last of several tokens, as an index: of a slice, a bfloat16 head on a CPU copies its whole matrix."""
     return torch.tensor([n_tokens - 1])  # on the CPU, from where it indexes a tensor on any GPU
@@ -433,12 +458,6 @@ def _scorable(logits: Tensor) -> Tensor:
 
 def _n_variants(intervention: Intervention | None) -> int:
     return 1 if intervention is None else len(intervention)
-
-
-def _new_cache(model: ChatModel) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.module.config)
 
 
 def _remembers_all(model: ChatModel, longest: int) -> bool:

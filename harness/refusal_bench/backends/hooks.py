@@ -1,7 +1,11 @@
-"""Forward hooks that read and change the residual stream, always removed, and verified to have fired."""
+"""Forward hooks that read and change the residual stream, always removed, and verified to have fired.
+
+All threads that run passes share a model's hooks; what a pass is told, and what is read of it, is its own thread's.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +20,11 @@ from refusal_bench.models.loading import ChatModel
 from refusal_bench.models.structure import Structure, first_output, replace_first
 
 
-class Rows:
-    """Which variant of the intervention each row of the current batch uses; set before every forward pass."""
+class Rows(threading.local):
+    """Which variant of the intervention each row of a thread's batch uses; set before every forward pass."""
+
+    unmodified: int
+    """Rows that a branching pass starts with, one a prompt."""
 
     def __init__(self) -> None:
         self._taken: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
@@ -45,14 +52,15 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
     """Apply an intervention to every forward pass in the context; RuntimeError if a hook point was skipped.
 
     Ablation projects the embedding stream and every write to the stream, which equals projecting every read. With
-    `branching` a pass starts with one row, which stays unmodified: at each layer of an addition the variants that are
-    added there become rows of their own, behind the others.
+    `branching` a pass starts with the unmodified rows of its prompts, which stay so: at each layer of an addition the
+    variants that are added there become rows of their own, behind the others.
     """
-    rows, fired, handles = Rows(), Counter[int](), []
+    rows, handles = Rows(), []
+    reached, passes = list[int](), list[int]()  # appended to, which threads can do at the same time, and counted later
 
     def on_input(index: int, change: Callable[[Tensor], Tensor]) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            fired[index] += 1
+            reached.append(index)
             if args:
                 return (change(args[0]), *args[1:]), kwargs
             return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
@@ -61,7 +69,7 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
 
     def on_output(index: int, change: Callable[[Tensor], Tensor]) -> Any:
         def hook(_: Any, _args: Any, output: Any) -> Any:
-            fired[index] += 1
+            reached.append(index)
             return replace_first(output, change(first_output(output)))
 
         return hook
@@ -73,14 +81,13 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
     def branched(add: Add, layer: int) -> Callable[[Tensor], Tensor]:
         def grown(x: Tensor) -> Tensor:
             chosen = [variant for variant in rows.variant.tolist() if add.layers[variant] == layer]
-            return torch.cat([x, x[:1] + add.vectors[chosen].to(x)[:, None]])
+            plain = x[: rows.unmodified]
+            return torch.cat([x, *(plain + vector for vector in add.vectors[chosen].to(x))])
 
         return grown
 
-    passes = Counter[str]()
-
     def count(*_: Any) -> None:
-        passes["forward"] += 1
+        passes.append(1)
 
     try:
         handles.append(structure.blocks[0].register_forward_pre_hook(count))
@@ -106,20 +113,33 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
     finally:
         for handle in handles:
             handle.remove()
-    if any(fired[index] != passes["forward"] for index in range(points)):
+    fired = Counter(reached)
+    if any(fired[index] != len(passes) for index in range(points)):
         raise RuntimeError("a hook point of the intervention was not reached in every forward pass")
 
 
-@contextmanager
-def reading(structure: Structure) -> Iterator[list[Tensor]]:
-    """Collect the stream entering every block, and the last block's output, during one forward pass."""
-    streams: list[Tensor] = []
+class Streams(threading.local):
+    """The residual stream in a thread's last forward pass."""
 
-    def on_input(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        streams.append(args[0] if args else kwargs["hidden_states"])
+    def __init__(self) -> None:
+        self.entering: list[Tensor] = []
+        """Every block, as [row, token, d_model]."""
+        self.leaving: Tensor | None = None
+        """The last block."""
+
+
+@contextmanager
+def reading(structure: Structure) -> Iterator[Streams]:
+    """Keep the stream entering every block, and leaving the last, of each forward pass until the next."""
+    streams = Streams()
+
+    def on_input(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if block is structure.blocks[0]:
+            streams.entering = []
+        streams.entering.append(args[0] if args else kwargs["hidden_states"])
 
     def on_output(_: Any, _args: Any, output: Any) -> None:
-        streams.append(first_output(output))
+        streams.leaving = first_output(output)
 
     handles = []
     try:
@@ -132,26 +152,41 @@ def reading(structure: Structure) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+class Scored(threading.local):
+    """The one place of each row of a thread's batch that the head of a model is given."""
+
+    places: Int[Tensor, " row"] | None = None
+    """None for a pass that says itself what it keeps."""
+
+    @contextmanager
+    def at(self, places: Int[Tensor, " row"]) -> Iterator[None]:
+        """Score these places in the context's one pass; RuntimeError if it did not reach the head."""
+        self.places = places
+        yield
+        if self.places is not None:
+            raise RuntimeError("the model's head was not reached")
+
+
 @contextmanager
-def scoring_at(module: Any, places: Int[Tensor, " row"]) -> Iterator[None]:
-    """Give the head of a model each row's stream at one place only; RuntimeError if the head was not reached.
+def scoring(module: Any) -> Iterator[Scored]:
+    """Give the head of a model each row's stream at one place only, in the passes that name places.
 
     Rows of unequal length end at different places, and the logits of all of them at all these places fill a memory.
     """
-    reached = []
+    scored = Scored()
 
     def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        stream, at = args[0], places.to(args[0].device)
-        reached.append(len(stream))
+        if scored.places is None:
+            return args
+        stream, at = args[0], scored.places.to(args[0].device)
+        scored.places = None
         return (stream[torch.arange(len(stream), device=stream.device), at][:, None], *args[1:])
 
     handle = module.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        yield
+        yield scored
     finally:
         handle.remove()
-    if not reached:
-        raise RuntimeError("the model's head was not reached")
 
 
 @torch.inference_mode()
@@ -165,5 +200,6 @@ def ablation_leak(model: ChatModel, ids: list[int], seed: int = 0) -> float:
         rows.variant = torch.zeros(1, dtype=torch.long, device=device)
         model.module(input_ids=torch.tensor([ids], device=device), use_cache=False)
     unit = intervention.basis[0, 0]
-    shares = [(x.float().cpu() @ unit).abs() / x.float().cpu().norm(dim=-1) for x in streams]
+    read = [x.float().cpu() for x in (*streams.entering, streams.leaving) if x is not None]
+    shares = [(x @ unit).abs() / x.norm(dim=-1) for x in read]
     return max(float(share.max()) for share in shares)

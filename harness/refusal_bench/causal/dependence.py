@@ -72,17 +72,15 @@ def _streams(
     backend: HookBackend, prompts: Sequence[Prompt], ablation: Ablate, on_progress: Callable[[int], None]
 ) -> Float[Tensor, "variant prompt layer d_model"]:
     """The last token's stream entering the compared layers."""
-    n_layers = backend.model.n_layers
     with reading(backend.model.structure) as streams:
 
         def keep(_: Tensor, rows: list[int]) -> Tensor:
-            entering = streams[-n_layers - 1 : -1]  # without the last block's output and passes of the shared prefix
             longest = max(len(prompts[prompt]) for prompt in rows)
-            skipped = longest - entering[0].shape[1]
+            skipped = longest - streams.entering[0].shape[1]  # the shared prefix
             last = [len(prompts[prompt]) - skipped - 1 for prompt in rows]
             at = torch.arange(len(rows))
-            kept = [x[at.to(x.device), last].float().cpu() for x in entering[: n_layers_compared(n_layers)]]
-            streams.clear()
+            compared = streams.entering[: n_layers_compared(backend.model.n_layers)]
+            kept = [x[at.to(x.device), last].float().cpu() for x in compared]
             return torch.stack(kept, dim=1)
 
         found = backend.logits(prompts, keep, ablation, on_progress)
