@@ -10,7 +10,7 @@ import torch
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.hooks import ablation_leak, intervening
 from refusal_bench.config import RunConfig
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Ablate, Add, SideBySide, stacked_ablation
 from refusal_bench.models.loading import load_model
 from tiny import FAMILIES, save_tiny
 
@@ -173,6 +173,25 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer(model, backend, prompts,
             logits = model.module(torch.tensor([[*prompts[i], *target]])).logits[0, -len(target) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
         assert found[variant, i] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_an_ablation_and_an_addition_side_by_side_are_those_of_each_alone(model, backend, prompts):
+    directions = torch.randn(5, model.d_model, generator=torch.Generator().manual_seed(6))
+    ablate = stacked_ablation([directions[:0], directions[:1], directions[1:3]])
+    add = Add(8 * directions[3:], (2, 0))
+    both = SideBySide(ablate, add)
+    alone = torch.cat([backend.logits(prompts, KEEP, what) for what in (ablate, add)])
+    together = backend.logits(prompts, KEEP, both)
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+    assert (together[0] - together[1:]).abs().amax(dim=(1, 2)).min() > 0.01
+    texts = [backend.complete(prompts, 4, KEEP, what) for what in (ablate, add)]
+    expected = [[completion.tokens for completion in row] for rows in texts for row in rows]
+    assert [[c.tokens for c in row] for row in backend.complete(prompts, 4, KEEP, both)] == expected
+    for variant, row in enumerate(together):
+        one = backend.logits(prompts, KEEP, both.take([variant]))[0]
+        torch.testing.assert_close(row, one, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="not one kind"):
+        both.take([0, 4])
 
 
 def test_completions_under_additions_at_several_layers_are_those_of_each_alone(model, backend, prompts):

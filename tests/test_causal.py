@@ -334,9 +334,12 @@ class FakeEvaluator:
         on_progress(len(intervention) * len(prompts))
         return torch.zeros(len(intervention), len(prompts), 2, 6)
 
-    def answer_loss(self, prompts, answers, ablation=None):
+    def answer_loss(self, prompts, answers, ablation):
         assert len(prompts) == len(answers)
-        return torch.full((len(prompts),), 1.0 if ablation is None else 1.25)
+        plain, changed = ablation.basis
+        assert not plain.any()
+        assert changed.any()
+        return torch.tensor([[1.0], [1.25]]).expand(2, len(prompts))
 
     def evaluate(self, stage, prompts, what, base=None, *, generate, on_progress):
         variants = 1 if what is None else len(what)
@@ -397,6 +400,23 @@ def test_rows_that_are_one_intervention_are_measured_once():
         # A dose, and two of the domains have the same shared part.
         "added_harmless+dose_added_harmless": 2,
     }
+
+
+def test_all_text_of_one_label_is_written_in_common_passes():
+    class Counting(FakeEvaluator):
+        def evaluate(self, stage, prompts, what, base=None, *, generate, **options):
+            texts.append((len(what), what)) if generate else None
+            return super().evaluate(stage, prompts, what, base, generate=generate, **options)
+
+    texts, interventions = [], planned()
+    found = measure_column(Counting(), "privacy", fake_domain(5), interventions, lambda rows: None)
+    (n_harmful, _), (n_harmless, beside) = texts
+    assert n_harmful == 1 + len(found["ablated"])
+    assert n_harmless == 2 + len(found["added"])
+    assert torch.equal(beside.ablate.basis[1, 0].abs(), interventions.own["privacy"][0].sign())  # along one axis
+    assert beside.add.layers == (*(layer for _, layer in interventions.own.values()), *[2] * len(interventions.add))
+    # behind the model as it is and the own ablation
+    assert [row["scores"][0] for row in found["added"].values()] == list(range(2, n_harmless))
 
 
 def test_a_task_that_forbids_it_generates_no_text_under_intervention():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refusal_bench.backends.hf import HookBackend, Prompt
 from refusal_bench.files import read_text
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Add, SideBySide, stacked_ablation
 from refusal_bench.metrics.statistics import bootstrap_mean
 from refusal_bench.record import NeutralLoss
 
@@ -42,14 +42,12 @@ def neutral_losses(backend: HookBackend, own: Mapping[str, tuple[Tensor, int]]) 
     passages = neutral_passages(backend)
     first, rest = [ids[:1] for ids in passages], [ids[1:] for ids in passages]
 
-    def losses(what: Ablate | Add | None) -> list[list[float]]:
-        variants = 1 if what is None else len(what)
-        return backend.answer_loss(first, rest, what).tolist() if passages else [[]] * variants
-
     vectors, layers = torch.stack([vector for vector, _ in own.values()]), tuple(layer for _, layer in own.values())
-    rows = zip(own, losses(Ablate.each(vectors)), losses(Add(vectors, layers)), strict=True)
+    what = SideBySide(stacked_ablation([vectors[:0], *vectors[:, None]]), Add(vectors, layers))
+    baseline, *losses = backend.answer_loss(first, rest, what).tolist() if passages else [[]] * len(what)
+    rows = zip(own, losses[: len(own)], losses[len(own) :], strict=True)
     changed = {name: {"ablated": ablated, "added": added} for name, ablated, added in rows}
-    return {"baseline": losses(None)[0], "tokens": sum(map(len, rest)), **changed}
+    return {"baseline": baseline, "tokens": sum(map(len, rest)), **changed}
 
 
 def neutral_loss(found: Mapping[str, Any], name: str, n_bootstrap: int, seed: int) -> NeutralLoss | None:

@@ -139,10 +139,37 @@ class Add:
         return self.change(x, self.table.to(x)[variant.to(x.device)])
 
 
-Intervention = Ablate | Add
+@dataclass(frozen=True)
+class SideBySide:
+    """An ablation, without offsets, and an addition in one pass, on variants of their own: first the ablation's."""
+
+    ablate: Ablate
+    add: Add
+
+    def __len__(self) -> int:
+        return len(self.ablate) + len(self.add)
+
+    def take(self, variants: Sequence[int]) -> Ablate | Add:
+        """Return some of the variants, all of them of one kind; ValueError for others."""
+        first = len(self.ablate)
+        if all(variant < first for variant in variants):
+            return self.ablate.take(variants)
+        if any(variant < first for variant in variants):
+            raise ValueError("variants of an ablation and of an addition are not one kind")
+        return self.add.take([variant - first for variant in variants])
+
+    def on_all(self) -> tuple[Ablate, Add]:
+        """Both with every variant: zeros, which change nothing, in the place of the other's."""
+        (n_ablated, *rest), d_model = self.ablate.basis.shape, self.add.vectors.shape[1]
+        basis = torch.cat([self.ablate.basis, self.ablate.basis.new_zeros(len(self.add), *rest)])
+        vectors = torch.cat([self.add.vectors.new_zeros(n_ablated, d_model), self.add.vectors])
+        return Ablate(basis), Add(vectors, self.add.layers[:1] * n_ablated + self.add.layers)
 
 
-def joined(interventions: Sequence[Intervention]) -> list[tuple[list[int], Intervention]]:
+Intervention = Ablate | Add | SideBySide
+
+
+def joined(interventions: Sequence[Ablate | Add]) -> list[tuple[list[int], Ablate | Add]]:
     """Put interventions that one pass can evaluate side by side together: additions, and ablations without offsets.
 
     Each of the results comes with the places of those that it holds, their variants in that order.
@@ -154,7 +181,7 @@ def joined(interventions: Sequence[Intervention]) -> list[tuple[list[int], Inter
     return [(places, _join([interventions[place] for place in places])) for places in groups.values()]
 
 
-def _join(alike: Sequence[Intervention]) -> Intervention:
+def _join(alike: Sequence[Ablate | Add]) -> Ablate | Add:
     additions = [what for what in alike if isinstance(what, Add)]
     if additions:
         return Add(torch.cat([what.vectors for what in additions]), sum((what.layers for what in additions), ()))

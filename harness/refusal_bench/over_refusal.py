@@ -16,7 +16,7 @@ from refusal_bench.causal import Observation
 from refusal_bench.causal.directions import Directions
 from refusal_bench.config import RunConfig, Sizes
 from refusal_bench.evaluation import Evaluator, condition_of
-from refusal_bench.interventions import Ablate, Add, Intervention
+from refusal_bench.interventions import Add, Intervention, SideBySide, stacked_ablation
 from refusal_bench.metrics.judging import proportion
 from refusal_bench.metrics.statistics import UNSCORED
 from refusal_bench.record import HeldOutIds, JudgeCalibration, OverRefusal, Proportion, Refusal
@@ -87,17 +87,18 @@ def measure_over_refusal(
     evaluator: Evaluator, prompts: OverRefusalPrompts, directions: Directions, on_progress: Callable[[int], None]
 ) -> dict[str, Observation]:
     """Letters and scores of every condition, never text."""
-    shared, found = directions.shared[None], dict[str, Observation]()
-    interventions: dict[str, Intervention | None] = {
-        "baseline": None,
-        "ablated": Ablate.each(shared),
-        "added": Add.at(directions.norm * shared, directions.layer),
-    }
-    for name, label in CONDITIONS.items():
-        what = interventions[name.partition("_")[0]]
-        (observation,) = evaluator.evaluate(f"{NAME}.{name}", prompts.rendered[label], what, on_progress=on_progress)
-        del observation["tokens"]  # token ids are text: they may not reach the disk
-        found[name] = observation
+    shared = directions.shared[None]
+    ablate = stacked_ablation([shared[:0], shared])  # beside the model as it is
+    add = Add.at(directions.norm * shared, directions.layer)
+    found: dict[str, Observation] = {}
+    interventions: dict[Label, Intervention] = {"harmful": ablate, "harmless": SideBySide(ablate, add)}
+    for label, what in interventions.items():
+        names = [name for name, of in CONDITIONS.items() if of == label]  # as it is, ablated, added to
+        stages = [f"{NAME}.{name}" for name in names]
+        observed = evaluator.evaluate(stages, prompts.rendered[label], what, on_progress=on_progress)
+        for name, observation in zip(names, observed, strict=True):
+            del observation["tokens"]  # token ids are text: they may not reach the disk
+            found[name] = observation
     return found
 
 

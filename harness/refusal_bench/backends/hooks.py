@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from refusal_bench.interventions import Ablate, Add, Intervention
+from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide
 from refusal_bench.models.loading import ChatModel
 from refusal_bench.models.structure import Structure, first_output, replace_first
 
@@ -74,7 +74,7 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
 
         return hook
 
-    def applied(what: Intervention) -> Callable[[Tensor], Tensor]:
+    def applied(what: Ablate | Add) -> Callable[[Tensor], Tensor]:
         table = what.table
         return lambda x: what.change(x, rows.take(table, x))
 
@@ -92,23 +92,25 @@ def intervening(structure: Structure, intervention: Intervention | None, *, bran
     try:
         handles.append(structure.blocks[0].register_forward_pre_hook(count))
         points = 0
-        if isinstance(intervention, Add):
-            for layer in sorted(set(intervention.layers)):
-                change = branched(intervention, layer) if branching else applied(intervention.entering(layer))
-                hook = on_input(points, change)
-                handles.append(structure.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
-                points += 1
-        elif isinstance(intervention, Ablate):
-            change = applied(intervention)
-            handles.append(structure.blocks[0].register_forward_pre_hook(on_input(0, change), with_kwargs=True))
-            for index, writer in enumerate(structure.writers, 1):
-                handles.append(writer.register_forward_hook(on_output(index, change)))
-            points = 1 + len(structure.writers)
-            if intervention.offsets is not None:
-                for layer, block in enumerate(structure.blocks):
-                    offset = applied(Add.at(intervention.offsets[:, layer], layer))
-                    handles.append(block.register_forward_pre_hook(on_input(points, offset), with_kwargs=True))
+        for part in intervention.on_all() if isinstance(intervention, SideBySide) else (intervention,):
+            if isinstance(part, Add):
+                for layer in sorted(set(part.layers)):
+                    change = branched(part, layer) if branching else applied(part.entering(layer))
+                    hook = on_input(points, change)
+                    handles.append(structure.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
                     points += 1
+            elif isinstance(part, Ablate):
+                change = applied(part)
+                hook = on_input(points, change)
+                handles.append(structure.blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
+                for index, writer in enumerate(structure.writers, points + 1):
+                    handles.append(writer.register_forward_hook(on_output(index, change)))
+                points += 1 + len(structure.writers)
+                if part.offsets is not None:
+                    for layer, block in enumerate(structure.blocks):
+                        offset = applied(Add.at(part.offsets[:, layer], layer))
+                        handles.append(block.register_forward_pre_hook(on_input(points, offset), with_kwargs=True))
+                        points += 1
         yield rows
     finally:
         for handle in handles:

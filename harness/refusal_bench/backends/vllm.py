@@ -26,7 +26,7 @@ from refusal_bench.backends import vllm_hooks
 from refusal_bench.backends.availability import engine_arguments
 from refusal_bench.backends.hf import Counters, Prompt, end_tokens
 from refusal_bench.errors import InputError
-from refusal_bench.interventions import Ablate, Intervention
+from refusal_bench.interventions import Ablate, Add, Intervention
 from refusal_bench.models.loading import ChatModel
 
 TOP = 20
@@ -144,7 +144,7 @@ class VllmBackend:
         self,
         prompts: Sequence[Prompt],
         parameters: Any,
-        intervention: Intervention | None,
+        intervention: Ablate | Add | None,
         decided: Callable[[Sequence[int]], bool] = lambda tokens: False,
         on_progress: Callable[[int], None] = lambda rows: None,
     ) -> list[Any]:
@@ -160,7 +160,7 @@ class VllmBackend:
             check(computed)
         return latest
 
-    def _submit(self, prompts: Sequence[Prompt], parameters: Any, intervention: Intervention | None) -> list[str]:
+    def _submit(self, prompts: Sequence[Prompt], parameters: Any, intervention: Ablate | Add | None) -> list[str]:
         from vllm.inputs import tokens_input
 
         salt, names = _fingerprint(intervention), []
@@ -196,7 +196,7 @@ class VllmBackend:
         return [latest[name] for name in names]
 
     @contextlib.contextmanager
-    def _intervening(self, intervention: Intervention | None) -> Iterator[Callable[[int], None]]:
+    def _intervening(self, intervention: Ablate | Add | None) -> Iterator[Callable[[int], None]]:
         """Hook the worker's model; the check raises RuntimeError if a computed token missed a hook."""
         if intervention is None:
             yield lambda computed: None
@@ -231,14 +231,14 @@ def _saveable(module: Any) -> Iterator[None]:
         module.hf_quantizer, module.config.quantization_config = quantizer, packed
 
 
-def _variants(intervention: Intervention | None) -> list[Intervention | None]:
+def _variants(intervention: Intervention | None) -> list[Ablate | Add | None]:
     if intervention is None:
         return [None]
     each = [intervention.take([i]) for i in range(len(intervention))]
     return [None if isinstance(one, Ablate) and one.is_nothing else one for one in each]
 
 
-def _fingerprint(intervention: Intervention | None) -> str:
+def _fingerprint(intervention: Ablate | Add | None) -> str:
     if intervention is None:
         return "none"
     values, where = (

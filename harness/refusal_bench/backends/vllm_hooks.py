@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from refusal_bench.errors import InputError
-from refusal_bench.interventions import Ablate, Add, Intervention
+from refusal_bench.interventions import Ablate, Add
 from refusal_bench.models.structure import first_output, replace_first
 
 _STATE = "refusal_bench_hooks"
@@ -30,7 +30,7 @@ class _State:
     """Tokens that went through each hook point."""
 
 
-def install(model: nn.Module, intervention: Intervention, names: Sequence[str]) -> None:
+def install(model: nn.Module, intervention: Ablate | Add, names: Sequence[str]) -> None:
     """Apply a one-variant intervention to every forward pass from now on; InputError if the layout is unknown.
 
     `names` are those of the writers within a block, as found in the same model of transformers.
@@ -39,7 +39,7 @@ def install(model: nn.Module, intervention: Intervention, names: Sequence[str]) 
     device = next(model.parameters()).device
     state, variant = _State(), torch.zeros(1, dtype=torch.long, device=device)
     if isinstance(intervention, Ablate):
-        what: Intervention = Ablate(intervention.basis.to(device))
+        what: Ablate | Add = Ablate(intervention.basis.to(device))
     else:
         what = Add(intervention.vectors.to(device), intervention.layers)
 

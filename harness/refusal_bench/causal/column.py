@@ -19,7 +19,7 @@ from torch import Tensor
 from refusal_bench.causal.dependence import dependence
 from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
-from refusal_bench.interventions import Ablate, Add, Intervention, joined, stacked_ablation
+from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide, joined, stacked_ablation
 from refusal_bench.prompts import Domain
 from refusal_bench.tasks.schema import Label
 
@@ -39,12 +39,12 @@ class Measured:
     marks: list[Tensor] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
 
-    def add(self, what: Intervention, found: Sequence[Observation]) -> None:
+    def add(self, what: Ablate | Add, found: Sequence[Observation]) -> None:
         """Keep what was measured under every variant."""
         self.marks += what.marks()
         self.observations += map(_scores, found)
 
-    def scores(self, what: Intervention, measure: Callable[[Intervention], list[Observation]]) -> list[Observation]:
+    def scores(self, what: Ablate | Add, measure: Callable[[Ablate | Add], list[Observation]]) -> list[Observation]:
         """Return scores and KL under every variant, of which only those that are new are measured."""
         known, places, new = list(self.marks), list[int](), list[int]()
         for variant, mark in enumerate(what.marks()):
@@ -84,37 +84,41 @@ def measure_column(
     measured = {"harmful": Measured(), "harmless": Measured()}
 
     def observe(
-        rows: str | Sequence[str], prompts: Sequence[Any], what: Ablate | Add | None, **options: Any
+        rows: str | Sequence[str], prompts: Sequence[Any], what: Intervention | None, **options: Any
     ) -> list[Observation]:
         stage = f"{name}.{rows}" if isinstance(rows, str) else [f"{name}.{row}" for row in rows]
         generate = options.pop("generate", domain.generate or what is None)
         return evaluator.evaluate(stage, prompts, what, generate=generate, on_progress=on_progress, **options)
 
-    def ablated_beside_baseline(
-        label: Label, bases: Sequence[Tensor], base: Tensor | None = None
-    ) -> tuple[Observation, list[Observation]]:
-        """Observe a label's prompts as they are and ablated, in common passes where both have text."""
-        prompts, plain, stage = getattr(domain.held_out, label), f"baseline_{label}", f"ablated_{label}"
-        what = stacked_ablation(bases)
+    def beside_baseline(
+        label: Label, bases: Sequence[Tensor], add: Add | None = None, base: Tensor | None = None
+    ) -> tuple[Observation, list[Observation], list[Observation]]:
+        """Observe a label's prompts as they are, ablated and added to, in common passes where all have text."""
+        prompts, plain = getattr(domain.held_out, label), f"baseline_{label}"
+        stages = [f"ablated_{label}"] * len(bases) + [f"added_{label}"] * (0 if add is None else len(add))
+
+        def what(bases: Sequence[Tensor]) -> Intervention:
+            ablate = stacked_ablation(bases)
+            return ablate if add is None else SideBySide(ablate, add)
+
         if domain.generate:
-            together = stacked_ablation([bases[0][:0], *bases])
-            baseline, *ablated = observe([plain, *[stage] * len(bases)], prompts, together, base=base)
+            baseline, *changed = observe([plain, *stages], prompts, what([bases[0][:0], *bases]), base=base)
         else:
-            (baseline,), ablated = observe(plain, prompts, None), observe(stage, prompts, what, base=base)
-        measured[label].add(what, ablated)
-        return baseline, ablated
+            (baseline,), changed = observe(plain, prompts, None), observe(stages, prompts, what(bases), base=base)
+        ablated, added = changed[: len(bases)], changed[len(bases) :]
+        measured[label].add(stacked_ablation(bases), ablated)
+        if add is not None:
+            measured[label].add(add, added)
+        return baseline, ablated, added
 
     own, _ = interventions.own[name]
-    own_ablation = Ablate.each(own[None])
     domains = list(interventions.own) if interventions.cross else [name]
     rows = {row: interventions.own[row][0][None] for row in domains} | dict(interventions.ablate)
-    baseline_harmful, ablated = ablated_beside_baseline("harmful", list(rows.values()))
-    baseline_harmless, own_harmless = ablated_beside_baseline("harmless", [own[None]], base)
     vectors = {row: interventions.own[row] for row in domains}
     vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
-    added = observe("added_harmless", harmless, adding, base=base)
-    measured["harmless"].add(adding, added)
+    baseline_harmful, ablated, _ = beside_baseline("harmful", list(rows.values()))
+    baseline_harmless, own_harmless, added = beside_baseline("harmless", [own[None]], adding, base)
     every = interventions.batches(name)
     scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in every}
     for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
@@ -135,7 +139,7 @@ def measure_column(
         "ablated": {row: _without_text(found) for row, found in zip(rows, ablated, strict=True)},
         "added": {row: _without_text(found) for row, found in zip(vectors, added, strict=True)},
         "scored": scored,
-        "loss_delta": _loss_delta(evaluator, harmless, baseline_harmless["tokens"], own_ablation),
+        "loss_delta": _loss_delta(evaluator, harmless, baseline_harmless["tokens"], own[None]),
     }
     if interventions.independent is not None:
         column["dependence"] = dependence(backend, harmful, interventions.independent, on_progress).tolist()
@@ -169,12 +173,12 @@ def values(observation: Observation, what: Literal["scores", "kl"] = "scores") -
     return np.array(observation[what], dtype=float)
 
 
-def _loss_delta(evaluator: Evaluator, prompts: Any, answers: Any, ablation: Ablate) -> float | None:
+def _loss_delta(evaluator: Evaluator, prompts: Any, answers: Any, direction: Tensor) -> float | None:
     kept = [(prompt, tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
     if not kept:
         return None
-    before = evaluator.backend.answer_loss([p for p, _ in kept], [a for _, a in kept])
-    after = evaluator.backend.answer_loss([p for p, _ in kept], [a for _, a in kept], ablation)
+    texts, kept_answers = zip(*kept, strict=True)
+    before, after = evaluator.backend.answer_loss(texts, kept_answers, stacked_ablation([direction[:0], direction]))
     delta = float((after - before).mean())
     return delta if np.isfinite(delta) else None
 

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from refusal_bench.causal.directions import Directions
 from refusal_bench.causal.orderings import mincos, orthonormal
 from refusal_bench.config import Sizes
-from refusal_bench.interventions import Ablate, Add, Intervention, stacked_ablation
+from refusal_bench.interventions import Ablate, Add, stacked_ablation
 from refusal_bench.metrics.cosines import principal_components
 from refusal_bench.prompts import name_seed
 
@@ -40,7 +40,7 @@ class Batch:
     """Under which the column keeps them."""
     prompts: Literal["harmful", "harmless"]
     rows: tuple[str, ...]
-    what: Intervention
+    what: Ablate | Add
 
 
 @dataclass(frozen=True)
