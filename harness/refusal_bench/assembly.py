@@ -180,6 +180,7 @@ def build_record(
             stages={stage: Work(forward_passes=p, tokens=t) for stage, (p, t) in job.folder.work.items()},
             rows_per_batch=job.backend.room.rows,
             tokens_per_batch=job.backend.room.tokens,
+            batches_at_once=job.backend.workers.n,
         ),
         published=published,
         judge=judge,

@@ -34,7 +34,7 @@ class Room:
         """
         device, most = model.module.device, model.batch_tokens // workers
         if device.type == "cpu":
-            return Room(rows=192, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
+            return Room(256 // workers, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
         if device.type == "mps":
             return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)
@@ -60,14 +60,14 @@ def plan_batches(
 ) -> tuple[list[range], list[range]]:
     """Return the groups of variants that run at once, and the batches of prompts (lengths ascend) of each group.
 
-    The groups are as large as `rows` and `tokens` allow, and each of the workers has as many of them; with fewer
-    variants than workers there is one group, and as many batches as workers. The batches are those that cost fewest
-    tokens, padding and `pass_tokens` for every batch counted. Without `padded` only prompts of equal length share a
-    batch.
+    The groups are as large as `rows` and `tokens` allow, and each of the workers has as many of them; variants that fit
+    in one group and cannot be dealt out evenly stay together, and the workers share the prompts. The batches are those
+    that cost fewest tokens, padding and `pass_tokens` for every batch counted. Without `padded` only prompts of equal
+    length share a batch.
     """
     most = max(1, min(rows, tokens // max(prefix, lengths[-1])))
     n_groups = math.ceil(n_variants / most)
-    if n_variants >= workers:
+    if n_groups > 1 or n_variants % workers == 0 or len(lengths) < workers:
         n_groups = min(n_variants, workers * math.ceil(n_groups / workers))
     at_once = math.ceil(n_variants / n_groups)
     groups = [range(first, min(first + at_once, n_variants)) for first in range(0, n_variants, at_once)]

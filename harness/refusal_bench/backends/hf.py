@@ -207,7 +207,8 @@ class HookBackend:
                 0,
                 n_variants,
                 self.room.rows,
-                max(self.room.rows, longest),  # every token of an answer has logits, as much as a whole prompt has else
+                # Every token of an answer has logits, as much as a whole prompt has else.
+                max(self.workers.n * self.room.rows, longest),
                 padded=_remembers_all(self.model, longest),
                 pass_tokens=PASS_TOKENS,
                 workers=self.workers.n,
@@ -321,15 +322,17 @@ class HookBackend:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         batches = [order[start : start + together] for start in range(0, len(order), together)]
         by_layer = sorted(range(len(add)), key=lambda variant: add.layers[variant])
+        # On a CPU a new shape costs new kernels: where each of many layers has its own, all batches are equally wide.
+        common = longest - prefix if padded and len(set(add.layers)) > BRANCHED else 0
         with intervening(self.model.structure, add, branching=True) as rows, scoring(self.model.module) as scored:
 
-            def forward(some: Sequence[Prompt], start: int, cache: Any, variants: Sequence[int]) -> Tensor:
+            def forward(
+                some: Sequence[Prompt], start: int, cache: Any, variants: Sequence[int], least: int = 0
+            ) -> Tensor:
                 """Score all rows of some prompts at their ends: the unmodified ones, then those of each variant."""
                 rows.variant, rows.unmodified = torch.tensor(variants), len(some)
-                # As wide as the widest of all: on a CPU a new shape costs new kernels, here at every layer.
-                width = longest - prefix if padded and start else len(some[0])
                 with scored.at(torch.tensor([len(prompt) - 1 for prompt in some]).repeat(1 + len(variants))):
-                    return self._forward_branched(some, width, start, cache, [add.layers[i] for i in variants])[:, 0]
+                    return self._forward_branched(some, least, start, cache, [add.layers[i] for i in variants])[:, 0]
 
             @torch.inference_mode()
             def head(variants: Sequence[int]) -> Any:
@@ -345,7 +348,7 @@ class HookBackend:
                 cache = copy.deepcopy(head)
                 if prefix:
                     cache.batch_repeat_interleave(len(batch))
-                logits = forward([prompts[i][prefix:] for i in batch], prefix, cache, variants)[len(batch) :]
+                logits = forward([prompts[i][prefix:] for i in batch], prefix, cache, variants, common)[len(batch) :]
                 use(variants, batch, _scorable(logits.float()))
 
             for first in range(0, len(add), at_once):
@@ -371,10 +374,11 @@ class HookBackend:
         return bool((branched - plain).norm(dim=-1).max() < close * plain.norm())
 
     def _forward_branched(
-        self, prompts: Sequence[Prompt], width: int, start: int, cache: Any, layers: Sequence[int]
+        self, prompts: Sequence[Prompt], least: int, start: int, cache: Any, layers: Sequence[int]
     ) -> Float[Tensor, "row kept vocab"]:
-        """Run one row a prompt, which as many more leave at each of `layers`; counted as the share of work it is."""
+        """Run one row a prompt, at `least` so wide, which as many more leave at each layer; counted as its share."""
         device = self.model.module.device
+        width = max(least, *map(len, prompts))
         ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
         places = torch.arange(start, start + width, device=device)[None]
         options = {}

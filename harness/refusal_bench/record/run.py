@@ -109,3 +109,5 @@ class Cost(Frozen):
     """Most rows in a batch at the end of the run: halved whenever memory ran out."""
     tokens_per_batch: int | None = None
     """Most tokens in a batch without decoding, likewise."""
+    batches_at_once: int | None = None
+    """Batches that run side by side, each on its share of the processor's cores."""
