@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, fits, plan_batches
+from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, fits, give_back_memory, plan_batches
 from refusal_bench.backends.cache import new_cache
 from refusal_bench.backends.decoding import State, decode
 from refusal_bench.backends.hooks import Rows, Scored, ablation_leak, intervening, reading, scoring
@@ -86,6 +86,7 @@ class HookBackend:
 
     def __post_init__(self) -> None:
         """Probe that ablation reaches every write to the stream; InputError if something of the direction is left."""
+        give_back_memory()  # what loading took beside the weights
         self.workers = Workers(self.model)
         self.room = Room.of(self.model, self.workers.n)
         leak = ablation_leak(self.model, self.model.template.render("Tell me about rivers."))
@@ -187,6 +188,7 @@ class HookBackend:
                 on_progress(n_rows)
 
         self._until_it_fits(lambda: self._batches(prompts, intervention, keep, max_new_tokens))
+        give_back_memory()  # the keys and values of hundreds of rows
         return out
 
     def answer_loss(
