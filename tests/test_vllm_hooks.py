@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from refusal_bench.backends import vllm_hooks
+from refusal_bench.backends.vllm import _variants
 from refusal_bench.errors import InputError
-from refusal_bench.interventions import Ablate, Add
+from refusal_bench.interventions import Ablate, Add, SideBySide
 from torch import nn
 
 WIDTH, LAYERS = 6, 3
@@ -118,3 +119,13 @@ def test_an_unknown_layout_is_an_input_error(model):
 def test_blocks_without_the_writers_are_an_input_error(model):
     with pytest.raises(InputError, match="no blocks with attention and feed_forward"):
         vllm_hooks.install(model, Add.at(torch.ones(1, WIDTH), 0), ("attention", "feed_forward"))
+
+
+def test_interventions_side_by_side_are_written_one_after_the_other():
+    basis, vectors = torch.eye(WIDTH)[:1, None], torch.eye(WIDTH)[1:3]
+    nothing = torch.zeros(1, 1, WIDTH)
+    none, ablate, first, second = _variants(SideBySide(Ablate(torch.cat([nothing, basis])), Add(vectors, (0, 2))))
+    assert none is None
+    assert torch.equal(ablate.basis, basis)
+    assert torch.equal(torch.cat([first.vectors, second.vectors]), vectors)
+    assert (first.layers, second.layers) == ((0,), (2,))

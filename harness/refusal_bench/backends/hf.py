@@ -174,7 +174,6 @@ class HookBackend:
         change what the caller wants to know.
         """
         out: list[list[Any]] = [[None] * len(prompts) for _ in range(_n_variants(intervention))]
-
         ends = end_tokens(self.model)
 
         def keep(variants: Sequence[int], batch: Sequence[int], state: State) -> None:
@@ -361,7 +360,8 @@ class HookBackend:
     def _can_branch(self) -> bool:
         """Whether rows may become more in mid-model: not where biases are laid out a row beforehand (ALiBi)."""
         add = Add.at(torch.zeros(2, self.model.d_model), self.model.n_layers // 2)
-        texts = ("Tell me about rivers.", "Tell me about old bridges.")
+        # For each worker a batch of two unequal prompts.
+        texts = ["Tell me about rivers" + " and rivers" * i for i in range(2 * self.workers.n)]
         prompts = [tuple(self.model.template.render(text)) for text in texts]
         counters, self.counters = self.counters, Counters()  # no stage's work: a resumed run probes again
         try:
@@ -373,7 +373,7 @@ class HookBackend:
         finally:
             self.counters = counters
         close = HALF_PRECISION_LEAK_LIMIT if self.model.dtype != "float32" else LEAK_LIMIT
-        return bool((branched - plain).norm(dim=-1).max() < close * plain.norm())
+        return bool(((branched - plain).norm(dim=-1) < close * plain.norm(dim=-1)).all())
 
     def _forward_branched(
         self, prompts: Sequence[Prompt], least: int, start: int, cache: Any, layers: Sequence[int]
