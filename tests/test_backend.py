@@ -192,6 +192,8 @@ def test_an_ablation_and_an_addition_side_by_side_are_those_of_each_alone(model,
         torch.testing.assert_close(row, one, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="not one kind"):
         both.take([0, 4])
+    with pytest.raises(ValueError, match="offsets"):
+        SideBySide(Ablate.to_mean(directions[0], directions[:1].expand(model.n_layers, -1)), add)
 
 
 def test_completions_under_additions_at_several_layers_are_those_of_each_alone(model, backend, prompts):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
+from refusal_bench.backends.batches import SMALLEST_BATCH
 from refusal_bench.backends.cache import ROOM, RoomyLayer
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.workers import MOST, Workers
 from refusal_bench.config import RunConfig
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.models.loading import load_model
+from refusal_bench.models.memory import MIN_TOKENS
 from tiny import save_tiny
 from transformers.cache_utils import DynamicLayer
 
@@ -51,6 +54,25 @@ def test_as_many_batches_at_once_as_there_are_threads_up_to_a_few(model, two_thr
         torch.set_num_threads(threads)
         found.append(Workers(model).n)
     assert found == [1, 2, MOST]
+
+
+@pytest.mark.parametrize(("n_tokens", "expected"), [(MIN_TOKENS // 2, 1), (MIN_TOKENS, 1), (2 * MIN_TOKENS, 2)])
+def test_no_more_batches_at_once_than_memory_has_room_for(model, two_threads, n_tokens, expected):
+    assert Workers(replace(model, batch_tokens=n_tokens)).n == expected
+
+
+def test_the_smallest_batches_run_alone_before_memory_is_said_to_have_run_out(model, backends, prompts, monkeypatch):
+    one, two = backends
+    forward = two._forward
+
+    def beside(*args, **options):
+        if threading.current_thread() is not threading.main_thread():
+            raise torch.OutOfMemoryError("too many at once")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(two, "_forward", beside)
+    torch.testing.assert_close(two.logits(prompts, KEEP), one.logits(prompts, KEEP), atol=2e-5, rtol=1e-4)
+    assert (two.workers.n, two.room.tokens) == (1, SMALLEST_BATCH)
 
 
 def test_weights_that_are_packed_in_integers_run_alone(model, two_threads):

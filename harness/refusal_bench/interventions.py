@@ -146,6 +146,10 @@ class SideBySide:
     ablate: Ablate
     add: Add
 
+    def __post_init__(self) -> None:
+        if self.ablate.offsets is not None:
+            raise ValueError("an ablation with offsets cannot stand beside an addition")
+
     def __len__(self) -> int:
         return len(self.ablate) + len(self.add)
 

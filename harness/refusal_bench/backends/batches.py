@@ -35,7 +35,7 @@ class Room:
         """
         device, most = model.module.device, model.batch_tokens // workers
         if device.type == "cpu":
-            return Room(256 // workers, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
+            return Room(rows=256 // workers, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
         if device.type == "mps":
             return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)

@@ -247,12 +247,15 @@ class HookBackend:
     def _until_it_fits(self, work: Callable[[], None]) -> None:
         """Do work again with half the room each time memory runs out; IncompleteRunError when there is none left."""
         while not fits(work):
-            if self.room.tokens <= SMALLEST_BATCH:
+            if self.room.tokens > SMALLEST_BATCH:
+                self.room = self.room.halved()
+            elif self.workers.n > 1:
+                self.workers.n = 1  # the smallest batch has all of the memory to itself
+            else:
                 raise IncompleteRunError(
                     f"out of memory with batches of {self.room.tokens} tokens; free memory or use a smaller or "
                     "quantised model, then run the same command to go on."
                 )
-            self.room = self.room.halved()
 
     def _batches(
         self,

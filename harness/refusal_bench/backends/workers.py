@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from refusal_bench.models.loading import ChatModel
+from refusal_bench.models.memory import MIN_TOKENS
 
 Item = TypeVar("Item")
 
@@ -25,9 +26,13 @@ class Workers:
     """Runs batches of one model."""
 
     def __init__(self, model: ChatModel) -> None:
-        """One on a GPU, or of weights packed in integers, whose layers keep state from one product to the next."""
+        """As many as there are threads, and as memory has room for; on a GPU one.
+
+        One, too, of weights packed in integers, whose layers keep state from one product to the next.
+        """
         plain = all(weight.is_floating_point() for weight in model.module.parameters())
-        self.n = min(MOST, torch.get_num_threads()) if model.module.device.type == "cpu" and plain else 1
+        several = min(MOST, torch.get_num_threads(), model.batch_tokens // MIN_TOKENS)
+        self.n = max(1, several) if model.module.device.type == "cpu" and plain else 1
         self._abandoned = threading.Event()
 
     def each(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:

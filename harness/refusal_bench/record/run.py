@@ -110,4 +110,4 @@ class Cost(Frozen):
     tokens_per_batch: int | None = None
     """Most tokens in a batch without decoding, likewise."""
     batches_at_once: int | None = None
-    """Batches that run side by side, each on its share of the processor's cores."""
+    """Batches side by side at the end of the run, each on its share of the processor's cores."""
