@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from refusal_bench.backends.availability import check_baseline_backend
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.backends.vllm import VllmBackend
 from refusal_bench.config import RunConfig
 from refusal_bench.interventions import Ablate, Intervention

@@ -11,8 +11,9 @@ import re
 import pytest
 import torch
 import transformers
-from refusal_bench.backends.hf import BRANCHED, HookBackend
+from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.hooks import intervening, reading
+from refusal_bench.backends.passes import BRANCHED
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import IncompleteRunError, InputError
 from refusal_bench.interventions import Ablate, Add

@@ -77,10 +77,10 @@ def prompts(planted):
 
 
 def test_the_shared_prefix_runs_once_a_group_of_variants(backend, prompts):
-    prefix = backend._prefix_length(prompts, max(map(len, prompts)))
+    prefix = backend.passes.prefix_length(prompts, max(map(len, prompts)))
     assert prefix > 0
     directions = torch.randn(4, backend.model.d_model, generator=torch.Generator().manual_seed(0))
-    backend.room = Room(rows=4, tokens=2048, decoding_tokens=2048)  # one prompt a batch
+    backend.passes.room = Room(rows=4, tokens=2048, decoding_tokens=2048)  # one prompt a batch
     backend.logits(prompts, lambda logits, rows: logits[:, 0], Ablate.each(directions))
     assert backend.counters.tokens == 4 * (prefix + sum(len(prompt) - prefix for prompt in prompts))
 
@@ -90,14 +90,14 @@ def small_memory(backend, monkeypatch):
     """Memory for 300 tokens in one pass; the error is a GPU's or a CPU's."""
 
     def limit(error, most=300):
-        forward = backend._forward
+        forward = backend.passes.forward
 
         def refusing(ids, *args, **options):
             if ids.numel() > most:
                 raise error
             return forward(ids, *args, **options)
 
-        monkeypatch.setattr(backend, "_forward", refusing)
+        monkeypatch.setattr(backend.passes, "forward", refusing)
 
     return limit
 
@@ -110,12 +110,12 @@ def test_out_of_memory_halves_the_batches_and_changes_nothing(backend, prompts, 
     keep = lambda logits, rows: logits  # noqa: E731
     expected = backend.logits(prompts, keep, directions)
     texts = [[c.tokens for c in row] for row in backend.complete(prompts, 5, keep, directions)]
-    before = backend.room
+    before = backend.passes.room
     small_memory(error)
     torch.testing.assert_close(backend.logits(prompts, keep, directions), expected, atol=1e-5, rtol=1e-5)
     assert [[c.tokens for c in row] for row in backend.complete(prompts, 5, keep, directions)] == texts
-    assert backend.room.tokens < before.tokens
-    assert backend.room.tokens >= SMALLEST_BATCH
+    assert backend.passes.room.tokens < before.tokens
+    assert backend.passes.room.tokens >= SMALLEST_BATCH
 
 
 def test_out_of_memory_with_the_smallest_batch_is_final_and_says_what_to_do(backend, prompts, small_memory):

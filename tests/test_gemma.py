@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from refusal_bench.backends.hf import BRANCHED, LEAK_LIMIT, HookBackend
-from refusal_bench.backends.hooks import ablation_leak, intervening
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.hooks import LEAK_LIMIT, ablation_leak, intervening
+from refusal_bench.backends.passes import BRANCHED
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
@@ -112,7 +113,7 @@ def test_an_ablated_model_has_nothing_of_the_direction_left_in_its_logits(model,
 
 
 def test_batches_a_shared_prefix_and_several_variants_equal_plain_passes(model, backend, prompts):
-    assert backend._prefix_length(prompts, max(map(len, prompts))) > 2
+    assert backend.passes.prefix_length(prompts, max(map(len, prompts))) > 2
     for found, prompt in zip(backend.logits(prompts, KEEP)[0], prompts, strict=True):
         close(found, plain(model, prompt))
     directions = unit_rows(model, 2)
@@ -128,7 +129,7 @@ def test_batches_a_shared_prefix_and_several_variants_equal_plain_passes(model, 
 def test_a_pass_that_branches_in_mid_model_equals_whole_passes(model, backend, prompts):
     """One row up to the layer, then one a vector, against a vector added by hand behind the block before."""
     layer, vectors = 9, 30 * unit_rows(model, BRANCHED)
-    assert backend._can_branch
+    assert backend.passes.can_branch
     found = backend.logits(prompts[:2], KEEP, Add.at(vectors, layer))
     for vector, row in zip(vectors, found, strict=True):
         handle = model.structure.blocks[layer - 1].register_forward_hook(

@@ -43,8 +43,8 @@ def two_threads():
 @pytest.fixture
 def backends(model, two_threads):
     one, two = HookBackend(model), HookBackend(model)
-    one.workers.n = 1
-    assert two.workers.n == 2
+    one.passes.workers.n = 1
+    assert two.passes.workers.n == 2
     return one, two
 
 
@@ -63,16 +63,16 @@ def test_no_more_batches_at_once_than_memory_has_room_for(model, two_threads, n_
 
 def test_the_smallest_batches_run_alone_before_memory_is_said_to_have_run_out(model, backends, prompts, monkeypatch):
     one, two = backends
-    forward = two._forward
+    forward = two.passes.forward
 
     def beside(*args, **options):
         if threading.current_thread() is not threading.main_thread():
             raise torch.OutOfMemoryError("too many at once")
         return forward(*args, **options)
 
-    monkeypatch.setattr(two, "_forward", beside)
+    monkeypatch.setattr(two.passes, "forward", beside)
     torch.testing.assert_close(two.logits(prompts, KEEP), one.logits(prompts, KEEP), atol=2e-5, rtol=1e-4)
-    assert (two.workers.n, two.room.tokens) == (1, SMALLEST_BATCH)
+    assert (two.passes.workers.n, two.passes.room.tokens) == (1, SMALLEST_BATCH)
 
 
 def test_weights_that_are_packed_in_integers_run_alone(model, two_threads):
@@ -145,7 +145,7 @@ def test_an_error_in_one_batch_ends_all_and_leaves_the_model_as_it_was(model, ba
         return logits
 
     directions = torch.randn(40, model.d_model, generator=torch.Generator().manual_seed(3))
-    backend.room = type(backend.room)(rows=2, tokens=2048, decoding_tokens=2048)
+    backend.passes.room = type(backend.passes.room)(rows=2, tokens=2048, decoding_tokens=2048)
     with pytest.raises(KeyError, match="in the middle"):
         backend.logits(prompts, fail, Ablate.each(directions))
     assert len(entered) < 70  # of 20 groups of 7 batches

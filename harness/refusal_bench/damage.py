@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.files import read_text
 from refusal_bench.interventions import Add, SideBySide, stacked_ablation
 from refusal_bench.metrics.statistics import bootstrap_mean

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt, Reduce
+from refusal_bench.backends.hf import HookBackend, Reduce
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Intervention
 from refusal_bench.judges import EarlyJudge, Judge

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.directions import difference_in_means
 from refusal_bench.errors import IncompleteRunError
 from refusal_bench.evaluation import DEFAULT_OPENERS, Evaluator, learn_refusal_tokens, openers_to_tokens

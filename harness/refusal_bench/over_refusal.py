@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from refusal_bench.backends.hf import Prompt
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal import Observation
 from refusal_bench.causal.directions import Directions

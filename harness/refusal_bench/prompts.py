@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refusal_bench.backends.hf import Prompt
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.config import Sizes
 from refusal_bench.errors import InputError

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.hf import Prompt
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.config import INDUCE_THRESHOLD, KL_THRESHOLD
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.statistics import drawn_mean_interval, prediction_interval

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.config import INDUCE_THRESHOLD, KL_THRESHOLD
 from refusal_bench.interventions import Ablate, Add
 from refusal_bench.metrics.refusal import kl_divergence, refusal_score

@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.batches import padded_ids
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.metrics.refusal import refusal_score
 from refusal_bench.models.structure import Structure, first_output, replace_first
 
@@ -47,9 +49,7 @@ def write_products(
     ordered = sorted(prompts, key=len)
     for first in range(0, len(ordered), ROWS):
         batch = ordered[first : first + ROWS]
-        width = max(map(len, batch))
-        # Padded on the right: attention never sees it, so its gradient is zero.
-        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in batch], device=model.module.device)
+        ids = padded_ids(batch, model.module.device)  # attention never sees the padding, so its gradient is zero
         last = torch.tensor([len(prompt) - 1 for prompt in batch], device=ids.device)
         kept, place = torch.unique(last, return_inverse=True)
         with torch.enable_grad(), _writes(model.structure) as writes:

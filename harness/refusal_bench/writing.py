@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.config import RunConfig
 from refusal_bench.observation import REFUSAL_TOKENS_BUDGET
 from refusal_bench.over_refusal import OverRefusalPrompts

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from refusal_bench.models.loading import ChatModel
 
@@ -86,6 +88,17 @@ def plan_batches(
         batches.append(range(best[stop][1], stop))
         stop = best[stop][1]
     return groups, batches[::-1]
+
+
+def by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Indices of prompts, the shortest first."""
+    return sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+
+
+def padded_ids(prompts: Sequence[Sequence[int]], device: torch.device, least: int = 0) -> Int[Tensor, "prompt token"]:
+    """Token ids of prompts, padded on the right to the longest, and at `least` so wide."""
+    width = max(least, *map(len, prompts))
+    return torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
 
 
 def fits(work: Callable[[], None]) -> bool:

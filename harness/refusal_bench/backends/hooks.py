@@ -19,6 +19,12 @@ from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide
 from refusal_bench.models.loading import ChatModel
 from refusal_bench.models.structure import Structure, first_output, replace_first
 
+LEAK_LIMIT = 1e-3
+"""Largest share of the stream that may remain along an ablated direction."""
+
+HALF_PRECISION_LEAK_LIMIT = 0.05
+"""The same in half precision, which rounds every write to two or three digits."""
+
 
 class Rows(threading.local):
     """Which variant of the intervention each row of a thread's batch uses; set before every forward pass."""
@@ -205,3 +211,8 @@ def ablation_leak(model: ChatModel, ids: list[int], seed: int = 0) -> float:
     read = [x.float().cpu() for x in (*streams.entering, streams.leaving) if x is not None]
     shares = [(x @ unit).abs() / x.norm(dim=-1) for x in read]
     return max(float(share.max()) for share in shares)
+
+
+def leak_limit(model: ChatModel) -> float:
+    """The limit in the model's precision."""
+    return LEAK_LIMIT if model.dtype == "float32" else HALF_PRECISION_LEAK_LIMIT

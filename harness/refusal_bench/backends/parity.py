@@ -17,7 +17,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.backends.vllm import TOP, VllmBackend
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Ablate, Add, Intervention

@@ -24,7 +24,8 @@ import torch
 
 from refusal_bench.backends import vllm_hooks
 from refusal_bench.backends.availability import engine_arguments
-from refusal_bench.backends.hf import Counters, Prompt, end_tokens
+from refusal_bench.backends.hf import end_tokens
+from refusal_bench.backends.passes import Counters, Prompt
 from refusal_bench.errors import InputError
 from refusal_bench.interventions import Ablate, Add, Intervention
 from refusal_bench.models.loading import ChatModel

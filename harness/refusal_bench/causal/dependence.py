@@ -16,8 +16,9 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.hooks import reading
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.interventions import Ablate, stacked_ablation
 from refusal_bench.metrics.statistics import nullable, nullable_interval, resampled_means, resampling_counts
 from refusal_bench.prompts import name_seed

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from refusal_bench.backends.hf import Prompt
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.calibration.planted_world import Instruction
 from refusal_bench.causal.bootstrap import mean_replicates
 from refusal_bench.causal.column import Column, values

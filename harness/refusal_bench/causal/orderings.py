@@ -9,7 +9,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from refusal_bench.backends.hf import HookBackend, Prompt
+from refusal_bench.backends.hf import HookBackend
+from refusal_bench.backends.passes import Prompt
 from refusal_bench.interventions import stacked_ablation
 from refusal_bench.scan import scores
 
