@@ -42,7 +42,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Quantities:
-    """What a candidate is judged by."""
+    """What a candidate is judged by; NaN where it could not be, or was not for a KL that settles it."""
 
     bypass: float
     induce: float
@@ -75,11 +75,18 @@ class Textbook:
         harmless: Sequence[Prompt],
         refusal_tokens: Sequence[int],
         unmodified: Float[Tensor, "prompt vocab"],
+        *,
+        filtering: bool = False,
     ) -> Quantities:
-        """Judge one candidate; `unmodified` are the harmless prompts' logits without intervention."""
+        """Judge one candidate; `unmodified` are the harmless prompts' logits without intervention.
+
+        `filtering` judges a candidate that fails the filter on KL by its KL alone.
+        """
         with projecting_out(self.blocks, vector):
-            bypass = refusal_score(self.logits(harmful), refusal_tokens).mean()
             kl = divergence(unmodified, self.logits(harmless)).mean()
+            if filtering and kl >= KL_THRESHOLD:
+                return Quantities(math.nan, math.nan, float(kl))
+            bypass = refusal_score(self.logits(harmful), refusal_tokens).mean()
         with adding(self.blocks[layer], vector):
             induce = refusal_score(self.logits(harmless), refusal_tokens).mean()
         return Quantities(float(bypass), float(induce), float(kl))
@@ -182,6 +189,11 @@ def choose(found: Mapping[Site, Quantities], vectors: Float[Tensor, "position la
     return min(passing, key=lambda site: (found[site].bypass, *site), default=None)
 
 
+def in_scope(layer: int, n_layers: int) -> bool:
+    """Whether a layer passes the filter on depth."""
+    return layer < int(DEPTH_LIMIT * n_layers)
+
+
 def passes(site: Site, quantities: Quantities, vectors: Float[Tensor, "position layer d_model"]) -> bool:
     """Whether a candidate passes the filters on depth, KL and induce, and is a direction at all.
 
@@ -189,7 +201,7 @@ def passes(site: Site, quantities: Quantities, vectors: Float[Tensor, "position 
     """
     largest = vectors.norm(dim=-1).nan_to_num().max()
     return bool(
-        site[1] < int(DEPTH_LIMIT * vectors.shape[1])
+        in_scope(site[1], vectors.shape[1])
         and vectors[site].norm() > 1e-6 * largest
         and math.isfinite(quantities.bypass)
         and quantities.kl < KL_THRESHOLD

@@ -30,7 +30,7 @@ from unittest.mock import patch
 import torch
 import transformers
 from jaxtyping import Float
-from reference import Quantities, Site, Textbook, choose, removing
+from reference import Quantities, Site, Textbook, choose, in_scope, removing
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.calibration.planted_world import WORLDS
 from refusal_bench.config import FULL, INDUCE_THRESHOLD, KL_THRESHOLD, RunConfig
@@ -82,6 +82,11 @@ class Case:
     def sites(self) -> list[Site]:
         """All candidates."""
         return [(place, layer) for place in range(self.vectors.shape[0]) for layer in range(self.vectors.shape[1])]
+
+    @property
+    def sites_in_scope(self) -> list[Site]:
+        """The candidates that the filter on depth leaves."""
+        return [site for site in self.sites if in_scope(site[1], self.vectors.shape[1])]
 
 
 @dataclass
@@ -240,17 +245,35 @@ def refusal_tokens(name: str, backend: HookBackend, domains: Mapping[str, Domain
     return sorted(favour.topk(len(favour) // 2).indices.tolist())
 
 
-def run_reference(module: Any, case: Case, sites: Sequence[Site]) -> tuple[dict[Site, Quantities], Cost]:
-    """Evaluate some candidates with the textbook loop; the cost is extrapolated to all of them."""
-    textbook, found, data = Textbook(module), {}, case.data
+def run_reference(module: Any, case: Case, sites: Sequence[Site], filters: bool) -> tuple[dict[Site, Quantities], Cost]:
+    """Evaluate some candidates with the textbook loop; the cost is extrapolated to all of them.
+
+    `filters` judges the others too, as far as the choice needs, which the cost leaves out.
+    """
+    textbook, data = Textbook(module), case.data
     counters = lambda: (textbook.passes, textbook.tokens)  # noqa: E731
+
+    def judge(some: Sequence[Site], filtering: bool) -> dict[Site, Quantities]:
+        console = Console(stderr=True)
+        return {
+            site: textbook.quantities(
+                case.vectors[site],
+                site[1],
+                data.harmful,
+                data.harmless,
+                data.refusal_tokens,
+                unmodified,
+                filtering=filtering,
+            )
+            for site in track(some, f"reference: {case.domain}", console=console, transient=True)
+        }
+
     with metered(module, counters) as once:
         unmodified = textbook.logits(data.harmless)
     with metered(module, counters) as scan:
-        for site in track(sites, f"reference: {case.domain}", console=Console(stderr=True), transient=True):
-            found[site] = textbook.quantities(
-                case.vectors[site], site[1], data.harmful, data.harmless, data.refusal_tokens, unmodified
-            )
+        found = judge(sites, filtering=False)
+    if filters:
+        found |= judge([site for site in case.sites_in_scope if site not in found], filtering=True)
     return found, once + scan.scaled(len(case.sites) / len(sites))
 
 
@@ -267,12 +290,12 @@ def differences(table: Sequence[Candidate], found: Mapping[Site, Quantities], ca
     out: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for row in table:
         expected = found.get((case.positions.index(row.position), row.layer))
-        if expected is None or row.rejected == "nan" or not is_finite(expected):
+        if expected is None or row.rejected == "nan":
             continue
         for name in QUANTITIES:
-            value = None if name == "kl" and row.kl_is_bound else getattr(row, name)
-            if value is not None:
-                out[name].append(abs(value - getattr(expected, name)))
+            value, theirs = None if name == "kl" and row.kl_is_bound else getattr(row, name), getattr(expected, name)
+            if value is not None and math.isfinite(theirs):
+                out[name].append(abs(value - theirs))
     return out
 
 
@@ -286,7 +309,7 @@ def false_claims(table: Sequence[Candidate], found: Mapping[Site, Quantities], c
         truths = {
             "kl": expected.kl >= KL_THRESHOLD - TOLERANCE,
             "induce": expected.induce <= INDUCE_THRESHOLD + TOLERANCE,
-            "nan": not is_finite(expected),
+            "nan": not is_finite(expected) and not expected.kl >= KL_THRESHOLD,
             None: is_finite(expected),
         }
         where = f"position {row.position}, layer {row.layer}"
@@ -312,16 +335,16 @@ def sample(case: Case, selected: Selected, size: int) -> list[Site]:
     return [chosen, *random.Random(0).sample(others, min(size - 1, len(others)))]
 
 
-def measure(case: Case, backend: HookBackend, n_reference: int | None) -> dict[str, Any]:
+def measure(case: Case, backend: HookBackend, n_reference: int | None, filters: bool) -> dict[str, Any]:
     """Run engines and reference on one domain; return its row of the result."""
     selected, costs = {}, {}
     for mode, engine in ENGINES.items():
         selected[mode], costs[mode] = run_engine(engine, backend, case)
     exact, n = selected["exact"], len(case.sites)
     sites = case.sites if n_reference is None else sample(case, exact, n_reference)
-    found, costs["reference"] = run_reference(backend.model.module, case, sites)
-    used = len(sites)
-    best = choose(found, case.vectors) if used == n else None
+    found, costs["reference"] = run_reference(backend.model.module, case, sites, filters)
+    used, known = len(sites), found.keys() >= set(case.sites_in_scope)
+    best = choose(found, case.vectors) if known else None
     own = {mode: _site(s.site.position, s.site.layer) if s.passed else None for mode, s in selected.items()}
     own["reference"] = None if best is None else _site(case.positions[best[0]], best[1])
     compared = differences(exact.selection.table, found, case)
@@ -330,9 +353,10 @@ def measure(case: Case, backend: HookBackend, n_reference: int | None) -> dict[s
         "n_prompts": len(case.data.harmless),
         "n_candidates": n,
         "n_reference_candidates": used,
+        "n_reference_filtered": len(found) - used,
         "reference_extrapolated": used < n,
         "selected": own,
-        "same_selection": own["exact"] == own["reference"] if used == n else None,
+        "same_selection": own["exact"] == own["reference"] if known else None,
         "screened_agrees": own["screened"] == own["exact"],
         "rejected": exact.selection.rejected,
         "n_compared": {name: len(values) for name, values in compared.items()},
@@ -409,7 +433,12 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def benchmark(
-    model: str, spec: str, n_prompts: int, n_reference: int | None, on_result: Callable[[dict[str, Any]], None]
+    model: str,
+    spec: str,
+    n_prompts: int,
+    n_reference: int | None,
+    filters: bool,
+    on_result: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Compare on every domain; `on_result` gets the result so far after each."""
     tasks = load_tasks(spec)
@@ -424,7 +453,7 @@ def benchmark(
         vectors = textbook.difference_in_means(positions, domain.direction.harmful, domain.direction.harmless)
         data = SelectionData(domain.selection.harmful, domain.selection.harmless, tokens)
         backend.logits(data.harmless[:2], lambda logits, _: logits[:, :1])
-        rows.append(measure(Case(name, vectors, positions, data), backend, n_reference))
+        rows.append(measure(Case(name, vectors, positions, data), backend, n_reference, filters))
         peak = max(peak, matmul_peak())
         result = summarise(model, rows, peak, where)
         on_result(result)
@@ -450,13 +479,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--reference-candidates", type=int, help="run the textbook loop on only so many, and extrapolate its cost"
     )
+    parser.add_argument(
+        "--reference-filters",
+        action="store_true",
+        help="judge the others too, as far as the choice needs: in scope, and by KL alone where that settles it",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     parser.add_argument("--save", type=Path, help="write the result to a file, anew after every domain")
     options = parser.parse_args(arguments)
     if options.reference_candidates is not None and options.reference_candidates < 1:
         parser.error("--reference-candidates must be at least 1.")
     save = saver(options.save)
-    result = benchmark(options.model, options.domains, options.prompts, options.reference_candidates, save)
+    result = benchmark(
+        options.model, options.domains, options.prompts, options.reference_candidates, options.reference_filters, save
+    )
     console = Console()
     console.width = max(console.width, 100)  # rich takes 80 columns for a pipe, and the table needs more
     show(result, console)

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from refusal_bench.backends.decoding import State, decode
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.hooks import ablation_leak, intervening
 from refusal_bench.config import RunConfig
@@ -268,3 +269,11 @@ def test_many_vectors_at_one_layer_share_the_layers_below_it_and_change_nothing(
     assert spent < len(vectors) * sum(map(len, prompts))
     for prompt, expected in zip(prompts, backend.logits(prompts, KEEP)[0], strict=True):
         torch.testing.assert_close(plain(model, prompt), expected, atol=5e-5, rtol=1e-3)  # nothing leaked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_logits_the_first_token_is_written(dtype):
+    logits = torch.randint(0, 4, (50, 3000), generator=torch.Generator().manual_seed(0)).to(dtype)
+    state = State(logits, None, torch.ones(50, 1), torch.ones(50), torch.zeros(50), None)
+    written = decode(state, None, set(), 1, lambda tokens: False)
+    assert written == [[row.index(max(row))] for row in logits.tolist()]

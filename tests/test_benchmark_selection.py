@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,34 @@ def test_a_sampled_reference_is_marked_and_its_cost_extrapolated(capsys):
         assert sampled[figure] == pytest.approx(full[figure], rel=0.01)
 
 
+def test_a_sampled_reference_that_goes_on_with_its_filters_knows_its_choice(low_threshold, capsys):
+    full, filtered = run(capsys, *TINY), run(capsys, *TINY, "--reference-candidates", "3", "--reference-filters")
+    (one,), (other,) = full["domains"], filtered["domains"]
+    assert filtered["reference_extrapolated"]
+    assert filtered["same_selection"] is True
+    assert other["selected"] == one["selected"]
+    assert other["n_reference_candidates"] == 3
+    assert 0 < other["n_reference_filtered"] < one["n_candidates"] - 3  # those past the filter on depth are left out
+    assert other["n_bounds_compared"] == one["n_bounds_compared"]
+    assert other["n_compared"]["kl"] == one["n_compared"]["kl"] > 0
+    assert other["cost"]["reference"]["passes"] == pytest.approx(one["cost"]["reference"]["passes"], rel=0.01)
+
+
+def test_a_filtering_reference_judges_by_kl_alone_where_that_settles_it(textbook, monkeypatch):
+    unmodified = textbook.logits(PROMPTS)
+    judge = partial(textbook.quantities, torch.ones(32), 2, PROMPTS[:1], PROMPTS, [1, 2], unmodified, filtering=True)
+    monkeypatch.setattr(reference, "KL_THRESHOLD", 100.0)
+    whole = judge()
+    assert selection.is_finite(whole)
+    monkeypatch.setattr(reference, "KL_THRESHOLD", whole.kl)
+    before = textbook.passes
+    short = judge()
+    assert short.kl == whole.kl
+    assert math.isnan(short.bypass)
+    assert math.isnan(short.induce)
+    assert textbook.passes == before + 1
+
+
 def test_projecting_out_equals_orthogonal_weights(textbook):
     vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
     with reference.projecting_out(textbook.blocks, vector):
@@ -188,5 +218,9 @@ def test_false_claims_are_found():
     assert selection.false_claims([row], {(0, 2): good}, case) == []
     for change in wrong.values():
         assert selection.false_claims([row.model_copy(update=change)], {(0, 2): good}, case)
+    filtered = {(0, 2): reference.Quantities(bypass=math.nan, induce=math.nan, kl=0.2)}
+    assert selection.false_claims([row.model_copy(update={"kl": 0.2, "rejected": "kl"})], filtered, case) == []
+    assert selection.false_claims([row], filtered, case)
+    assert selection.false_claims([row.model_copy(update={"rejected": "nan"})], filtered, case)
     assert selection.differences([row], {(0, 2): replace(good, kl=0.06)}, case)["kl"] == pytest.approx([0.01])
     assert selection.differences([row.model_copy(update={"kl_is_bound": True})], {(0, 2): good}, case)["kl"] == []

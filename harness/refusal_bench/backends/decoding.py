@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from refusal_bench.backends.hooks import Rows
@@ -47,7 +47,7 @@ def decode(
     """
     tokens: list[list[int]] = [[] for _ in range(state.logits.shape[0])]
     alive = torch.arange(len(tokens))
-    following = state.logits.argmax(dim=-1).cpu()
+    following = _likeliest(state.logits)
     writing = [True] * len(tokens)
     for count in range(max_new_tokens):
         keep = []
@@ -64,8 +64,13 @@ def decode(
         if len(keep) <= STILL_WRITING * len(alive):
             alive, following = alive[keep], following[keep]
             state.select(torch.tensor(keep))  # on the CPU: the cache of a model may be spread over several GPUs
-        following = _step(state, forward, following).argmax(dim=-1).cpu()
+        following = _likeliest(_step(state, forward, following))
     return tokens
+
+
+def _likeliest(logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
+    """The first token of highest logit, as argmax says, which on a CPU takes six times as long in bfloat16."""
+    return logits.max(dim=-1).indices.cpu()
 
 
 def _step(state: State, forward: Callable[..., Tensor], following: Tensor) -> Float[Tensor, "row vocab"]:
