@@ -150,10 +150,11 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
 
         return hook
 
-    def on_unembedding(_: Any, args: tuple[Any, ...]) -> None:
-        cost.flops += 2 * module.lm_head.weight.numel() * args[0][..., 0].numel()
+    def on_unembedding(_: Any, _args: tuple[Any, ...], logits: Any) -> None:
+        # What comes out, not what goes in: of that the engine's own hook leaves one place a row.
+        cost.flops += 2 * module.lm_head.weight.numel() * logits[..., 0].numel()
 
-    handles = [module.lm_head.register_forward_pre_hook(on_unembedding)]
+    handles = [module.lm_head.register_forward_hook(on_unembedding)]
     for index, block in enumerate(module.model.layers):
         weights = sum(p.numel() for p in block.parameters() if p.ndim == 2)
         handles.append(block.register_forward_pre_hook(on_block(index, weights), with_kwargs=True))

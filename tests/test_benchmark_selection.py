@@ -204,6 +204,21 @@ def test_operations_are_those_that_torch_counts(textbook):
     assert cost.flops - linear == 4 * width * layers * tokens * (tokens + 1) // 2
 
 
+def test_operations_of_the_engine_leave_out_the_logits_that_it_does_not_compute():
+    backend = selection.HookBackend(selection.load("tiny-llama", {}))
+    backend.passes.workers.n = 1  # torch counts what one thread does
+    module, cost = backend.model.module, selection.Cost()
+    prompts, tokens = [tuple(range(first, first + 12)) for first in (3, 20, 40)], 12
+    with FlopCounterMode(display=False) as counter, selection.counting_flops(module, cost):
+        backend.logits(prompts, lambda logits, _: logits)
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(counts.get(op, 0) for op in (torch.ops.aten.mm, torch.ops.aten.addmm))
+    config = module.config
+    assert backend.counters.tokens == len(prompts) * tokens
+    attention = 4 * config.hidden_size * config.num_hidden_layers * tokens * (tokens + 1) // 2
+    assert cost.flops - linear == len(prompts) * attention
+
+
 def test_false_claims_are_found():
     vectors = torch.ones(1, 5, 4)
     case = selection.Case("fraud", vectors, (-1,), selection.SelectionData([], [], []))
