@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,10 +150,38 @@ def test_a_task_without_held_out_rows_is_named(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"datasets", "tasks"}
 
 
-def test_an_unknown_choice_is_a_usage_error():
-    done = call("run", "--model", "planted", "--method", "magic")
-    assert done.returncode == 2
-    assert "magic" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("run", "--model", "planted", "--method", "magic"), ("--method", "'magic' is not one of 'dim'")),
+        (("run", "--model", "planted", "--seed", "one"), ("--seed", "valid integer")),
+        (("run", "--modle", "planted"), ("--modle", "--model")),
+        (("tasks", "show"), ("Missing argument 'name'",)),
+        (("tasks", "validat"), ("'validat'", "'validate'?")),
+    ],
+)
+def test_arguments_that_cannot_be_parsed_are_one_sentence(arguments, parts, tmp_path):
+    one_sentence(call(*arguments, cwd=tmp_path), *parts, "see --help.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_wants_more_shows_its_help():
+    for arguments in ((), ("tasks",)):
+        done = call(*arguments)
+        assert done.returncode == 2
+        assert "Usage:" in done.stdout
+        assert done.stderr == ""
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    """The signal comes while the first stage runs: by then the folder of the run is there."""
+    command = [sys.executable, "-m", "refusal_bench", *RUN, "--model", "planted", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        lines = iter(run.stderr.readline, "")
+        next(line for line in lines if line.startswith("refusal tokens"))
+        run.send_signal(signal.SIGINT)
+        assert list(lines)[-1] == "refusal-bench: interrupted; the same command goes on from the last finished stage.\n"
+    assert run.returncode == 130
 
 
 def test_several_models_fail_together_with_the_worst_code_and_the_good_one_is_kept(tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from refusal_bench.cli import calibrate, compare, judges, leaderboard, models, report, run, tasks
 from refusal_bench.errors import RefusalBenchError
 from refusal_bench.version import __version__
+
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 app = typer.Typer(
     name="refusal-bench",
@@ -45,12 +49,27 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; an error that refusal-bench raises on purpose is one sentence and an exit code."""
+    """Run the command line; whatever the user can do something about is one sentence and an exit code."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        _fail(_one_line(error), error.exit_code)
     except RefusalBenchError as error:
-        print(f"refusal-bench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("refusal-bench: interrupted; the same command goes on from the last finished stage.", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), error.exit_code)
+    if code == INTERRUPTED:
+        _fail("interrupted; the same command goes on from the last finished stage.", code)
+    sys.exit(code)
+
+
+def _one_line(error: TyperException) -> str:
+    """What typer finds wrong with the arguments; nothing where it has printed the help for want of any."""
+    message = (
+        error.format_message().replace("Value error, ", "").rstrip(".")
+    )  # that of an option's type names its class
+    return message and f"{message}; see --help."
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    if sentence:
+        print(f"refusal-bench: {sentence}", file=sys.stderr)
+    sys.exit(code)
