@@ -307,11 +307,12 @@ def false_claims(table: Sequence[Candidate], found: Mapping[Site, Quantities], c
         expected = found.get((case.positions.index(row.position), row.layer))
         if expected is None:
             continue
+        was_judged = is_finite(expected) or expected.kl >= KL_THRESHOLD  # by its KL alone, where that settles it
         truths = {
             "kl": expected.kl >= KL_THRESHOLD - TOLERANCE,
             "induce": expected.induce <= INDUCE_THRESHOLD + TOLERANCE,
-            "nan": not is_finite(expected) and not expected.kl >= KL_THRESHOLD,
-            None: is_finite(expected),
+            "nan": not was_judged,
+            None: was_judged,
         }
         where = f"position {row.position}, layer {row.layer}"
         if row.kl_is_bound and row.kl > expected.kl + TOLERANCE:

@@ -113,6 +113,7 @@ def test_a_sampled_reference_that_goes_on_with_its_filters_knows_its_choice(low_
     (one,), (other,) = full["domains"], filtered["domains"]
     assert filtered["reference_extrapolated"]
     assert filtered["same_selection"] is True
+    assert filtered["bounds_valid"] is True
     assert other["selected"] == one["selected"]
     assert other["n_reference_candidates"] == 3
     assert 0 < other["n_reference_filtered"] < one["n_candidates"] - 3  # those past the filter on depth are left out
@@ -235,7 +236,11 @@ def test_false_claims_are_found():
         assert selection.false_claims([row.model_copy(update=change)], {(0, 2): good}, case)
     filtered = {(0, 2): reference.Quantities(bypass=math.nan, induce=math.nan, kl=0.2)}
     assert selection.false_claims([row.model_copy(update={"kl": 0.2, "rejected": "kl"})], filtered, case) == []
-    assert selection.false_claims([row], filtered, case)
-    assert selection.false_claims([row.model_copy(update={"rejected": "nan"})], filtered, case)
+    assert selection.false_claims([row], filtered, case) == []  # of higher bypass than the choice, so KL is open
+    for wrong in ("nan", "induce"):
+        assert selection.false_claims([row.model_copy(update={"rejected": wrong})], filtered, case)
+    broken = {(0, 2): reference.Quantities(bypass=math.nan, induce=math.nan, kl=math.nan)}
+    assert selection.false_claims([row], broken, case)
+    assert selection.false_claims([row.model_copy(update={"rejected": "nan"})], broken, case) == []
     assert selection.differences([row], {(0, 2): replace(good, kl=0.06)}, case)["kl"] == pytest.approx([0.01])
     assert selection.differences([row.model_copy(update={"kl_is_bound": True})], {(0, 2): good}, case)["kl"] == []
