@@ -174,13 +174,19 @@ def test_a_command_that_wants_more_shows_its_help():
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
-    """The signal comes while the first stage runs: by then the folder of the run is there."""
-    command = [sys.executable, "-m", "refusal_bench", *RUN, "--model", "planted", "--out", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [sys.executable, "-m", "refusal_bench", *RUN, "--model", "planted", "--out", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore the interrupt, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as run:
         lines = iter(run.stderr.readline, "")
         next(line for line in lines if line.startswith("refusal tokens"))
         run.send_signal(signal.SIGINT)
-        assert list(lines)[-1] == "refusal-bench: interrupted; the same command goes on from the last finished stage.\n"
+        said = list(lines)
+    assert said[-1] == "refusal-bench: interrupted; the same command goes on from the last finished stage.\n"
     assert run.returncode == 130
 
 

@@ -133,6 +133,7 @@ def test_serve_prints_its_address_and_ends_with_the_interrupt(leaderboard: Path)
                 assert b"Side by side" in answer.read()
             server.send_signal(signal.SIGINT)
             assert server.wait(60) == 130
+            assert "interrupted" not in server.stderr.read()  # there is nothing to go on with
         finally:
             server.kill()
 

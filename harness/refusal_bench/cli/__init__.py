@@ -63,9 +63,8 @@ def main() -> None:
 
 def _one_line(error: TyperException) -> str:
     """What typer finds wrong with the arguments; nothing where it has printed the help for want of any."""
-    message = (
-        error.format_message().replace("Value error, ", "").rstrip(".")
-    )  # that of an option's type names its class
+    # What the type of an option finds wrong begins with the class of the exception.
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
     return message and f"{message}; see --help."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -104,8 +105,8 @@ def serve(
             typer.echo(f"http://127.0.0.1:{server.server_port}/")
             try:
                 server.serve_forever()
-            except KeyboardInterrupt:  # the usual end of a server; nothing is left unfinished
-                raise typer.Exit(130) from None
+            except KeyboardInterrupt:  # the usual end of a server; nothing is left that could be gone on with
+                sys.exit(130)
 
 
 def _existing(leaderboard: Path) -> Path:
