@@ -139,6 +139,7 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
     The projections and additions of the interventions are left out: they are not work that the model asks for.
     """
     width = module.config.num_attention_heads * module.model.layers[0].self_attn.head_dim
+    operations = list[int]()  # appended to, which batches side by side can do at the same time, and summed at the end
 
     def on_block(index: int, weights: int) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -146,13 +147,13 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
             cache = kwargs.get("cache", kwargs.get("past_key_values"))  # transformers 5.24 renamed it
             past = 0 if cache is None else cache.get_seq_length(index)
             visible = tokens * past + tokens * (tokens + 1) // 2
-            cost.flops += rows * (2 * weights * tokens + 4 * width * visible)
+            operations.append(rows * (2 * weights * tokens + 4 * width * visible))
 
         return hook
 
     def on_unembedding(_: Any, _args: tuple[Any, ...], logits: Any) -> None:
         # What comes out, not what goes in: of that the engine's own hook leaves one place a row.
-        cost.flops += 2 * module.lm_head.weight.numel() * logits[..., 0].numel()
+        operations.append(2 * module.lm_head.weight.numel() * logits[..., 0].numel())
 
     handles = [module.lm_head.register_forward_hook(on_unembedding)]
     for index, block in enumerate(module.model.layers):
@@ -160,6 +161,7 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
         handles.append(block.register_forward_pre_hook(on_block(index, weights), with_kwargs=True))
     with removing(handles):
         yield
+    cost.flops += sum(operations)
 
 
 def _forget_peak_memory() -> None:
