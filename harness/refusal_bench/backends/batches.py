@@ -64,13 +64,13 @@ def plan_batches(
     """Return the groups of variants that run at once, and the batches of prompts (lengths ascend) of each group.
 
     The groups are as large as `rows` and `tokens` allow, and each of the workers has as many of them; variants that fit
-    in one group and cannot be dealt out evenly stay together, and the workers share the prompts. The batches are those
-    that cost fewest tokens, padding and `pass_tokens` for every batch counted. Without `padded` only prompts of equal
-    length share a batch.
+    in one group stay together, and the workers share the prompts: completions are longer under one variant than under
+    another. The batches are those that cost fewest tokens, padding and `pass_tokens` for every batch counted. Without
+    `padded` only prompts of equal length share a batch.
     """
     most = max(1, min(rows, tokens // max(prefix, lengths[-1])))
     n_groups = math.ceil(n_variants / most)
-    if n_groups > 1 or n_variants % workers == 0 or len(lengths) < workers:
+    if n_groups > 1 or len(lengths) < workers:
         n_groups = min(n_variants, workers * math.ceil(n_groups / workers))
     at_once = math.ceil(n_variants / n_groups)
     groups = [range(first, min(first + at_once, n_variants)) for first in range(0, n_variants, at_once)]

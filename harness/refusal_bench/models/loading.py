@@ -130,7 +130,10 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
         else:
             loaded = _pretrained(source, config, adapter, device)
+    from refusal_bench.models.attention import use_for_short_texts
+
     module = loaded.module.eval().requires_grad_(False)
+    use_for_short_texts(module)
     return ChatModel(
         id=source.id,
         module=module,

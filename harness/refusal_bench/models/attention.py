@@ -1,0 +1,74 @@
+"""Attention in half precision on a CPU over many short texts.
+
+torch's kernel there gives every row and head a task of its own, made for texts of hundreds of tokens: over tens of
+them it takes twice as long as products of all rows at once. Scores and their softmax are float32 here as there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softmax
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "short_texts"
+"""What transformers knows this attention by."""
+
+LONGEST = 96
+"""Keys up to which it is the faster: from 128 on its scores no longer fit a processor's caches."""
+
+
+def use_for_short_texts(module: Any) -> None:
+    """Let a model attend this way where it would by torch's kernel, on a CPU and in half precision."""
+    if module.device.type == "cpu" and module.dtype.itemsize == 2 and module.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        module.set_attn_implementation(NAME)
+
+
+def attend(
+    module: Any,
+    query: Float[Tensor, "row head token width"],
+    key: Float[Tensor, "row group past width"],
+    value: Float[Tensor, "row group past value"],
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Float[Tensor, "row token head value"], None]:
+    """Attend as transformers' `sdpa_attention_forward` does, to which everything else than short texts is left."""
+    (rows, heads, n, width), (_, groups, past, _) = query.shape, key.shape
+    if n == 1 or past > LONGEST or not _is_plain(module, attention_mask, n == past, options):
+        theirs: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+        return theirs, None
+    scale = width**-0.5 if options.get("scaling") is None else options["scaling"]
+    each = heads // groups  # query heads that share keys and values are rows of one product
+    queries, keys = query.reshape(rows * groups, each * n, width), key.reshape(rows * groups, past, width)
+    hidden = _hidden(attention_mask, n, past).repeat(each, 1)
+    scores = torch.baddbmm(hidden, queries.float(), keys.float().mT, alpha=scale)
+    mixed = torch.bmm(softmax(scores, dim=-1).to(value.dtype), value.reshape(rows * groups, past, -1))
+    return mixed.view(rows, heads, n, -1).transpose(1, 2).contiguous(), None
+
+
+def _is_plain(module: Any, mask: Tensor | None, is_whole: bool, options: dict[str, Any]) -> bool:
+    """Whether nothing but one mask for all rows and heads, or causality over the whole text, decides who sees what."""
+    if any(options.get(other) for other in ("dropout", "softcap")) or options.get("position_bias") is not None:
+        return False
+    if mask is not None:
+        return mask.shape[1] == 1 and (mask.shape[0] == 1 or mask.stride(0) == 0)
+    causal = options.get("is_causal")
+    return is_whole and bool(getattr(module, "is_causal", True) if causal is None else causal)
+
+
+def _hidden(mask: Tensor | None, n: int, past: int) -> Float[Tensor, "token past"]:
+    """What is added to scores: nothing where a token sees, the lowest number where not; causal without a mask."""
+    if mask is None:
+        seen = torch.ones(n, past, dtype=torch.bool).tril()
+    elif mask.dtype == torch.bool:
+        seen = mask[0, 0]
+    else:
+        return mask[0, 0].float()
+    return torch.zeros(n, past).masked_fill(~seen, torch.finfo(torch.float32).min)
