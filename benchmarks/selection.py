@@ -48,7 +48,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 ENGINES: Mapping[str, Callable[..., Selected]] = {"exact": select, "screened": partial(select, screened=True)}
 """Ways of selecting that are compared with the textbook loop."""
@@ -134,31 +134,30 @@ def metered(module: Any, counters: Callable[[], tuple[int, int]]) -> Iterator[Co
 
 @contextmanager
 def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
-    """Count two operations a weight and token in blocks and unembedding, and attention over the visible tokens.
+    """Count two operations a weight and token that it is applied to, and attention over the visible tokens.
 
     The projections and additions of the interventions are left out: they are not work that the model asks for.
     """
     width = module.config.num_attention_heads * module.model.layers[0].self_attn.head_dim
     operations = list[int]()  # appended to, which batches side by side can do at the same time, and summed at the end
 
-    def on_block(index: int, weights: int) -> Any:
+    def on_block(index: int) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             rows, tokens = args[0].shape[:2]
             cache = kwargs.get("cache", kwargs.get("past_key_values"))  # transformers 5.24 renamed it
             past = 0 if cache is None else cache.get_seq_length(index)
             visible = tokens * past + tokens * (tokens + 1) // 2
-            operations.append(rows * (2 * weights * tokens + 4 * width * visible))
+            operations.append(rows * 4 * width * visible)
 
         return hook
 
-    def on_unembedding(_: Any, _args: tuple[Any, ...], logits: Any) -> None:
-        # What comes out, not what goes in: of that the engine's own hook leaves one place a row.
-        operations.append(2 * module.lm_head.weight.numel() * logits[..., 0].numel())
+    def on_linear(linear: nn.Linear, _: Any, output: Tensor) -> None:
+        # What comes out, not what goes into the model: the engine's hooks leave one place a row of some inputs.
+        operations.append(2 * linear.weight.numel() * output[..., 0].numel())
 
-    handles = [module.lm_head.register_forward_hook(on_unembedding)]
+    handles = [part.register_forward_hook(on_linear) for part in module.modules() if isinstance(part, nn.Linear)]
     for index, block in enumerate(module.model.layers):
-        weights = sum(p.numel() for p in block.parameters() if p.ndim == 2)
-        handles.append(block.register_forward_pre_hook(on_block(index, weights), with_kwargs=True))
+        handles.append(block.register_forward_pre_hook(on_block(index), with_kwargs=True))
     with removing(handles):
         yield
     cost.flops += sum(operations)

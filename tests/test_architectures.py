@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -218,6 +219,32 @@ def test_batches_of_unequal_length_equal_each_prompt_alone(model, backend, promp
     backend.logits(prompts, KEEP, Ablate.each(direction(model)))
     assert torch.equal(backend.logits(prompts, KEEP)[0], before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
+
+
+def test_the_last_mlp_is_given_one_place_a_row_unless_its_output_is_added_to_in_place(name, model, backend, prompts):
+    mlp = model.structure.last_mlp
+    if mlp is None:
+        assert name in UNLISTED
+        return
+    assert (backend.passes.last_mlp is mlp) == (name not in ("falcon-7b", "falcon-40b"))
+    widths = []
+    handle = mlp.register_forward_hook(lambda _, args, output: widths.append(args[0].shape[1]))
+    try:
+        backend.logits(prompts, KEEP)
+    finally:
+        handle.remove()
+    assert (1 in widths) == (backend.passes.last_mlp is not None)  # the shared prefix has all of its places
+
+
+@pytest.mark.parametrize("part", ["self_attn", "input_layernorm"])
+def test_a_part_that_cannot_be_given_one_place_a_row_is_given_all(part, tmp_path):
+    model = load_model(RunConfig(model=str(save_tiny(tmp_path / "tiny")), dtype="float32"))
+    other = getattr(model.structure.blocks[-1], part)
+    backend = HookBackend(replace(model, structure=replace(model.structure, last_mlp=other)))
+    assert HookBackend(model).passes.last_mlp is model.structure.last_mlp
+    assert backend.passes.last_mlp is None
+    prompt = tuple(model.template.render("hi"))
+    torch.testing.assert_close(backend.logits([prompt], KEEP)[0, 0], last_logits(model.module, prompt))
 
 
 def test_cached_completions_equal_uncached_ones_under_ablation(model, backend, prompts):

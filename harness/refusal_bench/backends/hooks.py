@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide
 from refusal_bench.models.loading import ChatModel
@@ -176,25 +176,33 @@ class Scored(threading.local):
 
 
 @contextmanager
-def scoring(module: Any) -> Iterator[Scored]:
-    """Give the head of a model each row's stream at one place only, in the passes that name places.
+def scoring(module: Any, last_mlp: nn.Module | None) -> Iterator[Scored]:
+    """Give the head of a model, and its last MLP, each row's stream at one place only, in the passes that name places.
 
     Rows of unequal length end at different places, and the logits of all of them at all these places fill a memory.
+    What the last MLP adds at one place, the block adds at all: the stream that leaves it is right at that place alone.
     """
     scored = Scored()
 
-    def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if scored.places is None:
-            return args
-        stream, at = args[0], scored.places.to(args[0].device)
-        scored.places = None
+    def picked(args: tuple[Tensor, ...], places: Tensor) -> tuple[Tensor, ...]:
+        stream, at = args[0], places.to(args[0].device)
         return (stream[torch.arange(len(stream), device=stream.device), at][:, None], *args[1:])
 
-    handle = module.get_output_embeddings().register_forward_pre_hook(pick)
+    def on_mlp(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args if scored.places is None else picked(args, scored.places)
+
+    def on_head(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        places, scored.places = scored.places, None
+        return args if places is None else picked(args, places)
+
+    handles = [module.get_output_embeddings().register_forward_pre_hook(on_head)]
+    if last_mlp is not None:
+        handles.append(last_mlp.register_forward_pre_hook(on_mlp))
     try:
         yield scored
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, by_length, fits, padded_ids, plan_batches
 from refusal_bench.backends.cache import new_cache
@@ -122,12 +122,13 @@ class Passes:
             pass_tokens=PASS_TOKENS * (1 + answer_room),  # a batch more is a pass more for every token that follows
             workers=self.workers.n,
         )
-        with intervening(self.model.structure, intervention) as rows, scoring(self.model.module) as scored:
+        structure, module, last_mlp = self.model.structure, self.model.module, self.last_mlp
+        with intervening(structure, intervention) as rows, scoring(module, last_mlp) as scored:
 
             @torch.inference_mode()
             def head(variants: range) -> Any:
                 """Keys and values of the shared prefix, one row a variant."""
-                cache = new_cache(self.model.module.config)
+                cache = new_cache(module.config)
                 if prefix:
                     rows.variant = torch.tensor(variants, device=device)
                     ids = torch.tensor([prompts[0][:prefix]], device=device).expand(len(variants), -1)
@@ -171,7 +172,8 @@ class Passes:
         by_layer = sorted(range(len(add)), key=lambda variant: add.layers[variant])
         # On a CPU a new shape costs new kernels: where each of many layers has its own, all batches are equally wide.
         common = longest - prefix if padded and len(set(add.layers)) > BRANCHED else 0
-        with intervening(self.model.structure, add, branching=True) as rows, scoring(self.model.module) as scored:
+        structure, module, last_mlp = self.model.structure, self.model.module, self.last_mlp
+        with intervening(structure, add, branching=True) as rows, scoring(module, last_mlp) as scored:
 
             def forward(
                 some: Sequence[Prompt], start: int, cache: Any, variants: Sequence[int], least: int = 0
@@ -184,7 +186,7 @@ class Passes:
             @torch.inference_mode()
             def head(variants: Sequence[int]) -> Any:
                 """Keys and values of the shared prefix, at each layer of the rows that it has."""
-                cache = new_cache(self.model.module.config)
+                cache = new_cache(module.config)
                 if prefix:
                     forward([prompts[0][:prefix]], 0, cache, variants)
                 return cache
@@ -201,6 +203,26 @@ class Passes:
             for first in range(0, len(add), at_once):
                 variants = by_layer[first : first + at_once]
                 self.workers.each(partial(run, variants, head(variants)), batches)
+
+    @cached_property
+    def last_mlp(self) -> nn.Module | None:
+        """The last MLP, where it can be given one place a row: not where its output is added to in place."""
+        module = self.model.module
+        prompts = [self.model.template.render("Tell me about rivers" + more) for more in ("", " and seas")]
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
+
+        @torch.inference_mode()
+        def logits(last_mlp: nn.Module | None) -> Tensor:
+            with scoring(module, last_mlp) as scored, scored.at(ends):
+                found: Tensor = module(input_ids=padded_ids(prompts, module.device), use_cache=False).logits
+            return found.float()
+
+        mlp, whole = self.model.structure.last_mlp, logits(None)
+        try:
+            close = (logits(mlp) - whole).norm() < leak_limit(self.model) * whole.norm()
+        except (RuntimeError, IndexError):  # shapes that do not fit, or an input that is given by name
+            return None
+        return mlp if close else None
 
     @cached_property
     def can_branch(self) -> bool:

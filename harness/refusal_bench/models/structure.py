@@ -54,6 +54,9 @@ Gemma 2 and 3, OLMo 2 and 3 and GLM 4 norm the outputs before adding them, so th
 """
 
 
+_MLPS = ("mlp", "block_sparse_moe")
+
+
 @dataclass(frozen=True)
 class Structure:
     """The hook points of a decoder."""
@@ -68,6 +71,8 @@ class Structure:
     """In words, for the record."""
     lookback: float
     """Tokens that every layer looks back on: within them, padding and a cached prefix change nothing."""
+    last_mlp: nn.Module | None
+    """The last block's MLP, where it has one of the usual names."""
 
 
 def find_structure(model: Any) -> Structure:
@@ -124,7 +129,8 @@ def _explained(passes: Sequence[BlockPass], names: Sequence[str]) -> bool:
 def _structure(model: Any, blocks: nn.ModuleList, names: Sequence[str], outputs: str) -> Structure:
     parts = [dict(block.named_modules()) for block in blocks]
     writers = tuple(part[name] for part in parts for name in names if name in part)
-    return Structure(tuple(blocks), writers, tuple(names), f"embedding, {outputs}", lookback(model))
+    last_mlp = next((parts[-1][name] for name in _MLPS if name in parts[-1]), None)
+    return Structure(tuple(blocks), writers, tuple(names), f"embedding, {outputs}", lookback(model), last_mlp)
 
 
 def _stacks(model: Any, n_layers: int) -> list[nn.ModuleList]:
