@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from refusal_bench.config import RunConfig
-from refusal_bench.models.attention import LONGEST, NAME, attend
+from refusal_bench.models.attention import MOST, NAME, attend
 from refusal_bench.models.loading import load_model
 from tiny import save_tiny
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ROWS, N, PAST, WIDTH = 5, 7, 11, 16
+LONG = MOST // (ROWS * 2 * WIDTH) + 1
 
 
 class Attention(nn.Module):
@@ -73,8 +74,8 @@ def test_it_is_within_a_rounding_of_float64_as_the_librarys_is_and_does_not_call
 @pytest.mark.parametrize(
     ("what", "n", "past", "mask", "options"),
     [
-        ("one token", 1, PAST, behind_a_prefix(1), {}),
-        ("a long text", N, LONGEST + 1, behind_a_prefix(past=LONGEST + 1), {}),
+        ("a long text", N, LONG, behind_a_prefix(past=LONG), {}),
+        ("one token behind a long text", 1, LONG, behind_a_prefix(1, LONG), {}),
         ("rows that see differently", N, PAST, behind_a_prefix().repeat(ROWS, 1, 1, 1), {}),
         ("heads that see differently", N, PAST, behind_a_prefix().repeat(1, 4, 1, 1), {}),
         ("all of a text", N, N, None, {"is_causal": False}),
@@ -87,6 +88,20 @@ def test_everything_else_is_left_to_the_library(what, n, past, mask, options):
     found, _ = attend(module, *given, mask, **options)
     expected, _ = sdpa_attention_forward(module, *given, mask, **options)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("mask", ["none", "one a row", "numbers"])
+def test_one_token_sees_what_its_row_may(monkeypatch, heads, groups, mask):
+    monkeypatch.setattr("refusal_bench.models.attention.sdpa_attention_forward", None)
+    module, given = Attention(heads // groups), tensors(heads, groups, 1)
+    seen = torch.rand(ROWS, 1, 1, PAST, generator=torch.Generator().manual_seed(3)) < 0.7
+    seen[..., 0] = True
+    mask = {"none": None, "one a row": seen, "numbers": as_numbers(seen)}[mask]
+    found, _ = attend(module, *given, mask)
+    theirs, _ = sdpa_attention_forward(module, *given, mask)
+    assert found.shape == theirs.shape
+    assert error(found, module, given, mask) < 1.6 * error(theirs, module, given, mask)
 
 
 def test_a_module_that_is_not_causal_sees_all_of_a_text():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -327,6 +328,9 @@ class FakeEvaluator:
     def __post_init__(self):
         self.backend = self
         self.model = SimpleNamespace(n_layers=2, structure=SimpleNamespace(blocks=[torch.nn.Identity()] * 2))
+
+    def keeping_prefix(self, prompts):
+        return nullcontext()
 
     def logits(self, prompts, reduce, intervention=None, on_progress=lambda rows: None):
         if reduce.__name__ != "keep":

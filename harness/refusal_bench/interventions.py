@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SAME = 1e-5
+"""Relative difference up to which two marks are of one intervention: float32 rounding, not another direction."""
+
 
 @dataclass(frozen=True)
 class Ablate:
@@ -171,6 +174,16 @@ class SideBySide:
 
 
 Intervention = Ablate | Add | SideBySide
+
+
+def place_of(mark: Float[Tensor, " n"], known: Sequence[Float[Tensor, " m"]]) -> int | None:
+    """Where an equal mark is; None where there is none."""
+    alike = [place for place, other in enumerate(known) if other.shape == mark.shape]
+    if not alike:
+        return None
+    distances = (torch.stack([known[place] for place in alike]) - mark).norm(dim=1)
+    same = (distances <= SAME * mark.norm()).nonzero()
+    return alike[int(same[0])] if len(same) else None
 
 
 def joined(interventions: Sequence[Ablate | Add]) -> list[tuple[list[int], Ablate | Add]]:

@@ -85,11 +85,12 @@ def select(
         raise ValueError("no candidate differs between harmful and harmless prompts")
 
     scan = Scan(backend, vectors, data, base_harmless)
-    if screened:
-        found, ranked, started = race(scan, trials, base_harmful, on_progress)
-    else:
-        found = scan.search(trials, on_progress)
-    chosen = found.best or _least_bad(scan, found)
+    with backend.keeping_prefix([*data.harmful, *data.harmless]):
+        if screened:
+            found, ranked, started = race(scan, trials, base_harmful, on_progress)
+        else:
+            found = scan.search(trials, on_progress)
+        chosen = found.best or _least_bad(scan, found)
     table = ([found.best] if found.best else []) + found.behind + found.failed + found.dropped
     if screened and len(table) < len(trials):
         rejected["screen"] = len(trials) - len(table)

@@ -6,6 +6,7 @@ Each with or without an intervention; `passes.py` runs the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,10 @@ class HookBackend:
     def counters(self) -> Counters:
         """Work done so far."""
         return self.passes.counters
+
+    def keeping_prefix(self, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        """Run what all of these prompts begin with once an ablation, however often it is asked of some of them."""
+        return self.passes.keeping_prefix(prompts)
 
     def logits(
         self,

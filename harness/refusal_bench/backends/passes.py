@@ -14,7 +14,8 @@ import math
 import os
 import resource
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -27,9 +28,10 @@ from refusal_bench.backends.batches import PASS_TOKENS, SMALLEST_BATCH, Room, by
 from refusal_bench.backends.cache import new_cache
 from refusal_bench.backends.decoding import State
 from refusal_bench.backends.hooks import Rows, Scored, intervening, leak_limit, scoring
+from refusal_bench.backends.prefixes import Prefix, Row, cache_of, can_keep, rows_of
 from refusal_bench.backends.workers import Workers
 from refusal_bench.errors import IncompleteRunError
-from refusal_bench.interventions import Add, Intervention
+from refusal_bench.interventions import Ablate, Add, Intervention
 from refusal_bench.models.loading import ChatModel
 from refusal_bench.models.lookback import cache_argument
 
@@ -41,6 +43,10 @@ Place = tuple[int, int]
 
 BRANCHED = 6
 """Vectors added at one layer from which on they share one row up to that layer."""
+
+
+KEPT_SHARE = 1 / 8
+"""Most tokens of kept prefixes, as a share of those of a batch that would fill the memory."""
 
 
 @dataclass
@@ -67,6 +73,8 @@ class Passes:
     workers: Workers = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held where batches that run side by side meet: counting, and telling the caller."""
+    prefix: Prefix | None = None
+    """What is kept at present."""
 
     def __post_init__(self) -> None:
         self.workers = Workers(self.model)
@@ -87,6 +95,7 @@ class Passes:
     def until_it_fits(self, work: Callable[[], None]) -> None:
         """Do work again with half the room each time memory runs out; IncompleteRunError when there is none left."""
         while not fits(work):
+            self.prefix = None
             if self.room.tokens > SMALLEST_BATCH:
                 self.room = self.room.halved()
             elif self.workers.n > 1:
@@ -110,7 +119,13 @@ class Passes:
         """
         device = self.model.module.device
         longest = max(map(len, prompts)) + answer_room
-        prefix = self.prefix_length(prompts, longest)
+        prefix, kept = self.prefix_length(prompts, longest), self.prefix
+        known, fresh = dict[int, Row](), dict[int, Row]()
+        ablate = intervention if isinstance(intervention, Ablate) and intervention.offsets is None else None
+        if kept is None or ablate is None or prompts[0][:prefix][: len(kept.ids)] != kept.ids:
+            kept = None
+        else:
+            prefix, known = len(kept.ids), kept.find(ablate)
         order = by_length(prompts)
         groups, batches = plan_batches(
             [len(prompts[i]) - prefix for i in order],
@@ -128,13 +143,16 @@ class Passes:
             @torch.inference_mode()
             def head(variants: range) -> Any:
                 """Keys and values of the shared prefix, one row a variant."""
-                cache = new_cache(module.config)
-                if prefix:
-                    rows.variant = torch.tensor(variants, device=device)
-                    ids = torch.tensor([prompts[0][:prefix]], device=device).expand(len(variants), -1)
-                    columns = torch.arange(prefix, device=device)[None].expand(len(variants), -1)
+                cache, new = new_cache(module.config), [variant for variant in variants if variant not in known]
+                if prefix and new:
+                    rows.variant = torch.tensor(new, device=device)
+                    ids = torch.tensor([prompts[0][:prefix]], device=device).expand(len(new), -1)
+                    columns = torch.arange(prefix, device=device)[None].expand(len(new), -1)
                     self.forward(ids, cache, columns, logits_to_keep=_last(prefix))
-                return cache
+                if kept is None:
+                    return cache
+                fresh.update(zip(new, rows_of(cache) if new else (), strict=True))
+                return cache_of([known.get(variant) or fresh[variant] for variant in variants], module.config)
 
             @torch.inference_mode()
             def run(variants: range, batch: range, cache: Any) -> None:
@@ -154,6 +172,19 @@ class Passes:
             else:
                 cache = head(groups[0])
                 self.workers.each(lambda batch: run(groups[0], batch, copy.deepcopy(cache)), batches)
+        if kept is not None and ablate is not None:
+            kept.keep(ablate, fresh)
+
+    @contextmanager
+    def keeping_prefix(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """Keep the keys and values of what all of these prompts begin with, one row an ablation, in the context."""
+        n = self.prefix_length(prompts, max(map(len, prompts)))
+        if n and can_keep(self.model.module.config):
+            self.prefix = Prefix(prompts[0][:n], int(KEPT_SHARE * self.model.batch_tokens) // n)
+        try:
+            yield
+        finally:
+            self.prefix = None
 
     def branches(
         self, prompts: Sequence[Prompt], add: Add, use: Callable[[Sequence[Place], Float[Tensor, "row vocab"]], None]

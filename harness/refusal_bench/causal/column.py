@@ -19,7 +19,7 @@ from torch import Tensor
 from refusal_bench.causal.dependence import dependence
 from refusal_bench.causal.rows import Interventions
 from refusal_bench.evaluation import Evaluator
-from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide, joined, stacked_ablation
+from refusal_bench.interventions import Ablate, Add, Intervention, SideBySide, joined, place_of, stacked_ablation
 from refusal_bench.prompts import Domain
 from refusal_bench.tasks.schema import Label
 
@@ -27,9 +27,6 @@ Observation = dict[str, Any]
 """{labels, scores, kl} of one row, in prompt order; without text {scores, kl}."""
 
 Column = dict[str, Any]
-
-SAME = 1e-5
-"""Relative difference up to which two marks are of one intervention: float32 rounding, not another direction."""
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Measured:
         """Return scores and KL under every variant, of which only those that are new are measured."""
         known, places, new = list(self.marks), list[int](), list[int]()
         for variant, mark in enumerate(what.marks()):
-            place = _place(mark, known)
+            place = place_of(mark, known)
             if place is None:
                 place = len(known)
                 known.append(mark)
@@ -58,16 +55,6 @@ class Measured:
             fresh = what.take(new)
             self.add(fresh, measure(fresh))
         return [self.observations[place] for place in places]
-
-
-def _place(mark: Tensor, known: Sequence[Tensor]) -> int | None:
-    """Where an equal mark is; None where there is none."""
-    alike = (i for i, other in enumerate(known) if other.shape == mark.shape and _is_same(mark, other))
-    return next(alike, None)
-
-
-def _is_same(mark: Tensor, other: Tensor) -> bool:
-    return bool((mark - other).norm() <= SAME * mark.norm())
 
 
 def measure_column(
@@ -117,21 +104,22 @@ def measure_column(
     vectors = {row: interventions.own[row] for row in domains}
     vectors |= {row: (vector, interventions.layer) for row, vector in interventions.add.items()}
     adding = Add(torch.stack([vector for vector, _ in vectors.values()]), tuple(layer for _, layer in vectors.values()))
-    baseline_harmful, ablated, _ = beside_baseline("harmful", list(rows.values()))
-    baseline_harmless, own_harmless, added = beside_baseline("harmless", [own[None]], adding, base)
-    every = interventions.batches(name)
-    scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in every}
-    for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
-        batches = [batch for batch in every if batch.prompts == label]
-        for places, what in joined([batch.what for batch in batches]):
-            together, done = [batches[place] for place in places], measured[label]
-            stage = "+".join(batch.name for batch in together)
-            before = len(done.marks)
-            found = done.scores(what, partial(observe, stage, prompts, base=reference, generate=False))
-            on_progress(len(prompts) * (len(what) - (len(done.marks) - before)))  # rows that were known
-            cells = iter(found)
-            for batch in together:
-                scored[batch.name] = dict(zip(batch.rows, islice(cells, len(batch.rows)), strict=True))
+    with backend.keeping_prefix([*harmful, *harmless]):
+        baseline_harmful, ablated, _ = beside_baseline("harmful", list(rows.values()))
+        baseline_harmless, own_harmless, added = beside_baseline("harmless", [own[None]], adding, base)
+        every = interventions.batches(name)
+        scored: dict[str, dict[str, Observation]] = {batch.name: {} for batch in every}
+        for label, prompts, reference in (("harmful", harmful, None), ("harmless", harmless, base)):
+            batches = [batch for batch in every if batch.prompts == label]
+            for places, what in joined([batch.what for batch in batches]):
+                together, done = [batches[place] for place in places], measured[label]
+                stage = "+".join(batch.name for batch in together)
+                before = len(done.marks)
+                found = done.scores(what, partial(observe, stage, prompts, base=reference, generate=False))
+                on_progress(len(prompts) * (len(what) - (len(done.marks) - before)))  # rows that were known
+                cells = iter(found)
+                for batch in together:
+                    scored[batch.name] = dict(zip(batch.rows, islice(cells, len(batch.rows)), strict=True))
     column = {
         "baseline_harmful": _without_text(baseline_harmful),
         "baseline_harmless": _without_text(baseline_harmless),

@@ -114,10 +114,11 @@ def measure_mixed(
 
     single = [vector[None] for vector, _ in interventions.own.values()]
     harmful = []
-    for (a, b), some in prompts.harmful.items():
-        both = torch.stack([interventions.own[a][0], interventions.own[b][0]])
-        nothing = both[:0]
-        harmful.append(scores(some, stacked_ablation([nothing, *single, both, interventions.ablate["shared"]])))
+    with evaluator.backend.keeping_prefix([prompt for some in prompts.harmful.values() for prompt in some]):
+        for (a, b), some in prompts.harmful.items():
+            both = torch.stack([interventions.own[a][0], interventions.own[b][0]])
+            nothing = both[:0]
+            harmful.append(scores(some, stacked_ablation([nothing, *single, both, interventions.ablate["shared"]])))
     return {"harmful": harmful, "harmless": scores(prompts.harmless, None)[0]}
 
 

@@ -1,7 +1,7 @@
 """Attention in half precision on a CPU over many short texts.
 
 torch's kernel there gives every row and head a task of its own, made for texts of hundreds of tokens: over tens of
-them it takes twice as long as products of all rows at once. Scores and their softmax are float32 here as there.
+them it takes up to twice as long as products of all rows at once. Scores and their softmax are float32 here as there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "short_texts"
 """What transformers knows this attention by."""
 
-LONGEST = 96
-"""Keys up to which it is the faster: from 128 on its scores no longer fit a processor's caches."""
+MOST = 2**21
+"""Scores, and numbers in the keys, up to which it is the faster: of more the float32 copies leave a core's caches."""
 
 
 def use_for_short_texts(module: Any) -> None:
@@ -41,34 +41,40 @@ def attend(
 ) -> tuple[Float[Tensor, "row token head value"], None]:
     """Attend as transformers' `sdpa_attention_forward` does, to which everything else than short texts is left."""
     (rows, heads, n, width), (_, groups, past, _) = query.shape, key.shape
-    if n == 1 or past > LONGEST or not _is_plain(module, attention_mask, n == past, options):
+    size = rows * past * max(heads * n, groups * width)
+    if size > MOST or not _is_plain(module, attention_mask, n, past, options):
         theirs: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return theirs, None
     scale = width**-0.5 if options.get("scaling") is None else options["scaling"]
     each = heads // groups  # query heads that share keys and values are rows of one product
     queries, keys = query.reshape(rows * groups, each * n, width), key.reshape(rows * groups, past, width)
-    hidden = _hidden(attention_mask, n, past).repeat(each, 1)
+    hidden = _hidden(attention_mask, n, past)
+    # Laid out as the scores are: of one token each row's for all its groups, else the one of all for each query head.
+    hidden = hidden.expand(rows, groups, 1, past).reshape(-1, 1, past) if n == 1 else hidden[0].repeat(1, each, 1)
     scores = torch.baddbmm(hidden, queries.float(), keys.float().mT, alpha=scale)
     mixed = torch.bmm(softmax(scores, dim=-1).to(value.dtype), value.reshape(rows * groups, past, -1))
     return mixed.view(rows, heads, n, -1).transpose(1, 2).contiguous(), None
 
 
-def _is_plain(module: Any, mask: Tensor | None, is_whole: bool, options: dict[str, Any]) -> bool:
-    """Whether nothing but one mask for all rows and heads, or causality over the whole text, decides who sees what."""
+def _is_plain(module: Any, mask: Tensor | None, n: int, past: int, options: dict[str, Any]) -> bool:
+    """Whether nothing but a mask decides who sees what: one for all heads, and for all rows unless n is 1.
+
+    Without a mask, causality over the whole text.
+    """
     if any(options.get(other) for other in ("dropout", "softcap")) or options.get("position_bias") is not None:
         return False
     if mask is not None:
-        return mask.shape[1] == 1 and (mask.shape[0] == 1 or mask.stride(0) == 0)
+        return mask.shape[1] == 1 and (n == 1 or mask.shape[0] == 1 or mask.stride(0) == 0)
     causal = options.get("is_causal")
-    return is_whole and bool(getattr(module, "is_causal", True) if causal is None else causal)
+    return n == 1 or (n == past and bool(getattr(module, "is_causal", True) if causal is None else causal))
 
 
-def _hidden(mask: Tensor | None, n: int, past: int) -> Float[Tensor, "token past"]:
+def _hidden(mask: Tensor | None, n: int, past: int) -> Float[Tensor, "rows 1 n past"]:
     """What is added to scores: nothing where a token sees, the lowest number where not; causal without a mask."""
     if mask is None:
-        seen = torch.ones(n, past, dtype=torch.bool).tril()
-    elif mask.dtype == torch.bool:
-        seen = mask[0, 0]
-    else:
-        return mask[0, 0].float()
-    return torch.zeros(n, past).masked_fill(~seen, torch.finfo(torch.float32).min)
+        mask = torch.ones(n, past, dtype=torch.bool).tril(past - n)[None, None]
+    if n > 1:
+        mask = mask[:1]  # all rows have the same
+    if mask.dtype != torch.bool:
+        return mask.float()
+    return torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
