@@ -6,6 +6,7 @@ them it takes up to twice as long as products of all rows at once. Scores and th
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -48,9 +49,7 @@ def attend(
     scale = width**-0.5 if options.get("scaling") is None else options["scaling"]
     each = heads // groups  # query heads that share keys and values are rows of one product
     queries, keys = query.reshape(rows * groups, each * n, width), key.reshape(rows * groups, past, width)
-    hidden = _hidden(attention_mask, n, past)
-    # Laid out as the scores are: of one token each row's for all its groups, else the one of all for each query head.
-    hidden = hidden.expand(rows, groups, 1, past).reshape(-1, 1, past) if n == 1 else hidden[0].repeat(1, each, 1)
+    hidden = _last.hidden(attention_mask, n, past, (rows, groups, each))
     scores = torch.baddbmm(hidden, queries.float(), keys.float().mT, alpha=scale)
     mixed = torch.bmm(softmax(scores, dim=-1).to(value.dtype), value.reshape(rows * groups, past, -1))
     return mixed.view(rows, heads, n, -1).transpose(1, 2).contiguous(), None
@@ -69,12 +68,34 @@ def _is_plain(module: Any, mask: Tensor | None, n: int, past: int, options: dict
     return n == 1 or (n == past and bool(getattr(module, "is_causal", True) if causal is None else causal))
 
 
-def _hidden(mask: Tensor | None, n: int, past: int) -> Float[Tensor, "rows 1 n past"]:
-    """What is added to scores: nothing where a token sees, the lowest number where not; causal without a mask."""
+class _Last(threading.local):
+    """What the last layer added to its scores, which all layers of a pass add to theirs."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Any, ...] = ()
+
+    def hidden(self, mask: Tensor | None, *layout: Any) -> Float[Tensor, "rows n past"]:
+        """The same as `_hidden`."""
+        if not self._asked or self._asked[0] is not mask or self._asked[1] != layout:
+            self._asked, self._hidden = (mask, layout), _hidden(mask, *layout)
+        return self._hidden
+
+
+_last = _Last()
+
+
+def _hidden(
+    mask: Tensor | None, n: int, past: int, rows_of_products: tuple[int, int, int]
+) -> Float[Tensor, "rows n past"]:
+    """What is added to scores: nothing where a token sees, the lowest number where not; causal without a mask.
+
+    Laid out as the scores are: of one token each row's for all its groups, else the one of all for each query head.
+    """
+    rows, groups, each = rows_of_products
     if mask is None:
         mask = torch.ones(n, past, dtype=torch.bool).tril(past - n)[None, None]
-    if n > 1:
-        mask = mask[:1]  # all rows have the same
-    if mask.dtype != torch.bool:
-        return mask.float()
-    return torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    if mask.dtype == torch.bool:
+        hidden = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    else:
+        hidden = mask.float()
+    return hidden.expand(rows, groups, 1, past).reshape(-1, 1, past) if n == 1 else hidden[0].repeat(1, each, 1)
