@@ -121,11 +121,38 @@ def test_no_more_is_kept_than_there_is_room_for(model, monkeypatch, prompts, uni
     backend = HookBackend(model)
     n = backend.passes.prefix_length(prompts, max(map(len, prompts)))
     monkeypatch.setattr(passes, "KEPT_SHARE", 4.5 * n / model.batch_tokens)
+    expected = backend.logits(prompts, KEEP, Ablate.each(units))
     with backend.keeping_prefix(prompts):
-        _, plain = cost(backend, lambda: backend.logits(prompts, KEEP, Ablate.each(units)))
-        _, tokens = cost(backend, lambda: backend.logits(prompts, KEEP, Ablate.each(units)))
-        _, further = cost(backend, lambda: backend.logits(prompts, KEEP, Ablate.each(units)))
-    assert tokens == further == plain - 4 * n
+        for chosen, known in (([0, 1, 2], 0), ([0, 1, 2], 3), ([3, 4], 0), ([3, 4], 0), ([2, 5], 1), ([2, 5], 2)):
+            ablate = Ablate.each(units[chosen])
+            found, tokens = cost(backend, lambda: backend.logits(prompts, KEEP, ablate))  # noqa: B023
+            torch.testing.assert_close(found, expected[chosen], atol=1e-5, rtol=1e-5)
+            assert len(backend.passes.prefix.rows) <= 4
+            assert tokens == plain_tokens(model, prompts, ablate) - known * n
+
+
+def plain_tokens(model, prompts, ablate):
+    """Tokens where nothing is kept."""
+    backend = HookBackend(model)
+    return cost(backend, lambda: backend.logits(prompts, KEEP, ablate))[1]
+
+
+def test_memory_that_runs_out_ends_the_keeping(backend, monkeypatch, prompts, units):
+    expected, plain = cost(backend, lambda: backend.logits(prompts, KEEP, Ablate.each(units)))
+    forward, failures = backend.passes.forward, [torch.OutOfMemoryError("full")]
+
+    def failing(*args, **options):
+        if failures:
+            raise failures.pop()
+        return forward(*args, **options)
+
+    with backend.keeping_prefix(prompts):
+        backend.logits(prompts, KEEP, Ablate.each(units))
+        monkeypatch.setattr(backend.passes, "forward", failing)
+        found, tokens = cost(backend, lambda: backend.logits(prompts, KEEP, Ablate.each(units)))
+        assert backend.passes.prefix is None
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert tokens >= plain
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen3-next", "mamba"])

@@ -73,7 +73,7 @@ class Passes:
     workers: Workers = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held where batches that run side by side meet: counting, and telling the caller."""
-    prefix: Prefix | None = None
+    prefix: Prefix | None = field(default=None, init=False)
     """What is kept at present."""
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class Passes:
         known, fresh = dict[int, Row](), dict[int, Row]()
         ablate = intervention if isinstance(intervention, Ablate) and intervention.offsets is None else None
         if kept is None or ablate is None or prompts[0][:prefix][: len(kept.ids)] != kept.ids:
-            kept = None
+            kept = None  # nothing that these prompts begin with
         else:
             prefix, known = len(kept.ids), kept.find(ablate)
         order = by_length(prompts)

@@ -22,7 +22,7 @@ class Prefix:
 
     ids: tuple[int, ...]
     most: int
-    """Rows that there is memory for; further ones are not kept."""
+    """Rows that there is memory for."""
     marks: list[Tensor] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
@@ -32,9 +32,14 @@ class Prefix:
         return {variant: self.rows[place] for variant, place in places.items() if place is not None}
 
     def keep(self, what: Ablate, fresh: Mapping[int, Row]) -> None:
-        """Keep rows of an ablation's variants for which there is room."""
+        """Keep rows of an ablation's variants: all of them or, where there is no room for all, none.
+
+        A row holds the memory of all that ran beside it.
+        """
+        if len(self.rows) + len(fresh) > self.most:
+            return
         marks = what.marks()
-        for variant in sorted(fresh)[: max(0, self.most - len(self.rows))]:
+        for variant in sorted(fresh):
             self.marks.append(marks[variant])
             self.rows.append(fresh[variant])
 
