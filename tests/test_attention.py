@@ -104,6 +104,15 @@ def test_one_token_sees_what_its_row_may(monkeypatch, heads, groups, mask):
     assert error(found, module, given, mask) < 1.6 * error(theirs, module, given, mask)
 
 
+@pytest.mark.parametrize("n", [1, N])
+def test_a_mask_of_the_same_shape_is_not_taken_for_the_last_one(n):
+    module, given = Attention(2), tensors(4, 2, n)
+    wide, narrow = torch.ones(1, 1, n, PAST, dtype=torch.bool), torch.ones(1, 1, n, PAST, dtype=torch.bool).tril()
+    for mask in (wide, narrow, wide):
+        found, _ = attend(module, *given, mask)
+        assert error(found, module, given, mask) < torch.finfo(torch.bfloat16).eps
+
+
 def test_a_module_that_is_not_causal_sees_all_of_a_text():
     module, given = Attention(2, is_causal=False), tensors(4, 2, N, N)
     assert torch.equal(attend(module, *given, None)[0], sdpa_attention_forward(module, *given, None)[0])
