@@ -326,7 +326,7 @@ def test_measuring_what_is_one_intervention_once_changes_nothing(backend, prompt
         return column, backend.counters.tokens - before
 
     once, spent = measure()
-    monkeypatch.setattr("refusal_bench.causal.column.SAME", -1.0)
+    monkeypatch.setattr("refusal_bench.interventions.SAME", -1.0)
     every, spent_on_all = measure()
     assert spent < 0.95 * spent_on_all
     assert {name: list(rows) for name, rows in once["scored"].items()} == {
