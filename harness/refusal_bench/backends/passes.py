@@ -44,7 +44,6 @@ Place = tuple[int, int]
 BRANCHED = 6
 """Vectors added at one layer from which on they share one row up to that layer."""
 
-
 KEPT_SHARE = 1 / 8
 """Most tokens of kept prefixes, as a share of those of a batch that would fill the memory."""
 

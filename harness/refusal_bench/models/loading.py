@@ -119,6 +119,8 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     InputError for an unknown, unreachable, gated, damaged or incomplete model, an architecture that is not known, a
     device that cannot be used, or memory that does not suffice.
     """
+    from refusal_bench.models.attention import use_for_short_texts
+
     source = resolve(config.model)
     quantization.check_available(config.quantization)
     device = resolve_device(config.device)
@@ -130,8 +132,6 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
             loaded = _built(source, planted_prompts or {}, config, adapter, device)
         else:
             loaded = _pretrained(source, config, adapter, device)
-    from refusal_bench.models.attention import use_for_short_texts
-
     module = loaded.module.eval().requires_grad_(False)
     use_for_short_texts(module)
     return ChatModel(

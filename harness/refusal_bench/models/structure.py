@@ -16,6 +16,7 @@ from refusal_bench.models.writes import BlockPass, first_output, watch
 __all__ = ["Structure", "find_structure", "first_output", "replace_first"]
 
 _PLAIN = ("self_attn", "mlp")
+_MLPS = ("mlp", "block_sparse_moe")
 _POST_NORM = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -52,9 +53,6 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 
 Gemma 2 and 3, OLMo 2 and 3 and GLM 4 norm the outputs before adding them, so there the norm writes to the stream.
 """
-
-
-_MLPS = ("mlp", "block_sparse_moe")
 
 
 @dataclass(frozen=True)
