@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def read_once() -> Iterator[None]:
-    """Within the context a file is opened once, and the table of tensor names is built once an architecture.
-
-    Nor is garbage collected: a header's hundred thousand strings would have all objects looked at dozens of times.
-    """
+    """Within the context a file is opened once, and the table of tensor names is built once an architecture."""
     import gguf
 
-    reader, names, collecting = gguf.GGUFReader, gguf.get_tensor_name_map, gc.isenabled()
-    gc.disable()
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(reader), functools.cache(names)
     try:
         yield
     finally:
         gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
-        if collecting:
-            gc.enable()
