@@ -153,7 +153,7 @@ def counting_flops(module: Any, cost: Cost) -> Iterator[None]:
 
     def on_linear(linear: nn.Linear, _: Any, output: Tensor) -> None:
         # What comes out, not what goes into the model: the engine's hooks leave one place a row of some inputs.
-        operations.append(2 * linear.weight.numel() * output[..., 0].numel())
+        operations.append(2 * linear.in_features * linear.out_features * output[..., 0].numel())
 
     handles = [part.register_forward_hook(on_linear) for part in module.modules() if isinstance(part, nn.Linear)]
     for index, block in enumerate(module.model.layers):

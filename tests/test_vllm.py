@@ -250,7 +250,7 @@ def test_parity_in_half_precision_passes_and_still_tells_a_wrong_layer(tmp_path,
     from refusal_bench.backends.vllm import VllmBackend
 
     hf = HookBackend(load_model(RunConfig(model=str(save(tmp_path / "m", "llama")), dtype="bfloat16")))
-    hf.model.module.lm_head.weight.mul_(5)  # so that interventions change what it says by more than rounding does
+    hf.model.module.model.norm.weight.mul_(5)  # so that interventions change what it says by more than rounding does
     prompts = [tuple(hf.model.template.render(text)) for text in TEXTS]
     vllm = VllmBackend(hf.model, hf.counters, longest=200)
     vllm.start()

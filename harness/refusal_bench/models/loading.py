@@ -120,6 +120,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
     device that cannot be used, or memory that does not suffice.
     """
     from refusal_bench.models.attention import use_for_short_texts
+    from refusal_bench.models.packing import pack
 
     source = resolve(config.model)
     quantization.check_available(config.quantization)
@@ -134,6 +135,7 @@ def load_model(config: RunConfig, planted_prompts: Mapping[str, Instruction] | N
             loaded = _pretrained(source, config, adapter, device)
     module = loaded.module.eval().requires_grad_(False)
     use_for_short_texts(module)
+    pack(module)
     return ChatModel(
         id=source.id,
         module=module,
