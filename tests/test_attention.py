@@ -12,7 +12,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ROWS, N, PAST, WIDTH = 5, 7, 11, 16
-LONG = MOST // (ROWS * 2 * WIDTH) + 1
+LONG = MOST // (4 * N) + 1
 
 
 class Attention(nn.Module):
@@ -75,7 +75,6 @@ def test_it_is_within_a_rounding_of_float64_as_the_librarys_is_and_does_not_call
     ("what", "n", "past", "mask", "options"),
     [
         ("a long text", N, LONG, behind_a_prefix(past=LONG), {}),
-        ("one token behind a long text", 1, LONG, behind_a_prefix(1, LONG), {}),
         ("rows that see differently", N, PAST, behind_a_prefix().repeat(ROWS, 1, 1, 1), {}),
         ("heads that see differently", N, PAST, behind_a_prefix().repeat(1, 4, 1, 1), {}),
         ("all of a text", N, N, None, {"is_causal": False}),
@@ -102,6 +101,22 @@ def test_one_token_sees_what_its_row_may(monkeypatch, heads, groups, mask):
     theirs, _ = sdpa_attention_forward(module, *given, mask)
     assert found.shape == theirs.shape
     assert error(found, module, given, mask) < 1.6 * error(theirs, module, given, mask)
+
+
+@pytest.mark.parametrize("n", [1, N])
+@pytest.mark.parametrize("limit", ["SCORES", "KEYS"])
+def test_rows_attend_alike_however_many_do_so_at_once(monkeypatch, n, limit):
+    module, given = Attention(2), tensors(4, 2, n)
+    seen = torch.rand(ROWS, 1, 1, PAST, generator=torch.Generator().manual_seed(3)) < 0.7 if n == 1 else None
+    mask = behind_a_prefix() if seen is None else seen
+    together, _ = attend(module, *given, mask)
+    times, product = [], torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *args, **options: times.append(1) or product(*args, **options))
+    one = {"SCORES": 4 * n * PAST, "KEYS": 2 * PAST * WIDTH}[limit]
+    monkeypatch.setattr(f"refusal_bench.models.attention.{limit}", 2 * one)
+    in_parts, _ = attend(module, *given, mask)
+    assert len(times) == 3  # two rows, two, and one
+    torch.testing.assert_close(in_parts, together)
 
 
 @pytest.mark.parametrize("n", [1, N])

@@ -38,8 +38,8 @@ def packed(plain):
     return twin
 
 
-def of_bfloat16(tmp_path):
-    return load_model(RunConfig(model=str(save_tiny(tmp_path / "m", "llama")), dtype="bfloat16"))
+def of_bfloat16(tmp_path, architecture="llama"):
+    return load_model(RunConfig(model=str(save_tiny(tmp_path / "m", architecture)), dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -94,12 +94,14 @@ def test_layers_of_another_precision_stay_as_they_are():
     assert type(plain) is nn.Linear
 
 
-def test_a_head_that_is_the_embedding_stays_as_it_is():
+@pytest.mark.parametrize(("free", "expected"), [(1e9, PackedLinear), (1e5, nn.Linear)])
+def test_a_head_that_is_the_embedding_is_packed_where_there_is_memory_for_both(monkeypatch, free, expected):
+    monkeypatch.setattr(packing, "free_bytes", lambda device: free)
     model = nn.ModuleDict({"embedding": nn.Embedding(OUTPUTS, INPUTS, dtype=torch.bfloat16), "head": layer()})
     model["head"].weight = model["embedding"].weight
     pack(model)
-    assert type(model["head"]) is nn.Linear
-    assert model["head"].weight is model["embedding"].weight
+    assert type(model["head"]) is expected
+    assert torch.equal(model["head"].weight, model["embedding"].weight)
 
 
 def test_a_models_logits_and_write_products_are_those_of_before(tmp_path, monkeypatch):
@@ -115,9 +117,14 @@ def test_a_models_logits_and_write_products_are_those_of_before(tmp_path, monkey
     assert (products[0] - products[1]).norm() < 0.02 * products[1].norm()
 
 
-def test_a_saved_model_has_its_weights(tmp_path):
-    model = of_bfloat16(tmp_path)
+@pytest.mark.parametrize("architecture", ["llama", "llama-tied"])
+def test_a_saved_model_has_its_weights(tmp_path, architecture):
+    model = of_bfloat16(tmp_path, architecture)
+    assert type(model.module.lm_head) is PackedLinear
     model.module.save_pretrained(tmp_path / "saved")
     original, saved = (load_file(tmp_path / folder / "model.safetensors") for folder in ("m", "saved"))
     assert saved.keys() == original.keys()
     assert all(torch.equal(tensor, original[name].bfloat16()) for name, tensor in saved.items())
+    again = load_model(RunConfig(model=str(tmp_path / "m"), dtype="bfloat16"))
+    ids = torch.tensor([model.template.render("Tell me about rivers")])
+    assert torch.equal(again.module(input_ids=ids).logits, model.module(input_ids=ids).logits)

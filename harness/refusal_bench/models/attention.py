@@ -1,7 +1,8 @@
 """Attention in half precision on a CPU over many short texts.
 
 torch's kernel there gives every row and head a task of its own, made for texts of hundreds of tokens: over tens of
-them it takes up to twice as long as products of all rows at once. Scores and their softmax are float32 here as there.
+them it takes up to twice as long as products of many rows at once, and for one token of each row up to eight times.
+Scores and their softmax are float32 here as there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from transformers.masking_utils import sdpa_mask
 NAME = "short_texts"
 """What transformers knows this attention by."""
 
-MOST = 2**21
-"""Scores, and numbers in the keys, up to which it is the faster: of more the float32 copies leave a core's caches."""
+MOST = 2**20
+"""Scores of one row up to which it is the faster."""
+
+SCORES, KEYS = 2**17, 2**19
+"""Scores, and numbers in the keys, that are float32 at once: with more they leave a core's caches."""
 
 
 def use_for_short_texts(module: Any) -> None:
@@ -42,17 +46,35 @@ def attend(
 ) -> tuple[Float[Tensor, "row token head value"], None]:
     """Attend as transformers' `sdpa_attention_forward` does, to which everything else than short texts is left."""
     (rows, heads, n, width), (_, groups, past, _) = query.shape, key.shape
-    size = rows * past * max(heads * n, groups * width)
-    if size > MOST or not _is_plain(module, attention_mask, n, past, options):
+    scores = heads * n * past
+    if scores > MOST or not _is_plain(module, attention_mask, n, past, options):
         theirs: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return theirs, None
     scale = width**-0.5 if options.get("scaling") is None else options["scaling"]
-    each = heads // groups  # query heads that share keys and values are rows of one product
-    queries, keys = query.reshape(rows * groups, each * n, width), key.reshape(rows * groups, past, width)
-    hidden = _last.hidden(attention_mask, n, past, (rows, groups, each))
+    hidden = _last.hidden(attention_mask, n, past, (rows, groups, heads // groups))
+    at_once = max(1, min(SCORES // scores, KEYS // (groups * past * width)))
+    mixed = value.new_empty(rows, n, heads, value.shape[-1])
+    for first in range(0, rows, at_once):
+        some = slice(first, first + at_once)
+        of_some = hidden[first * groups : (first + at_once) * groups] if n == 1 else hidden
+        mixed[some] = _mixed(query[some], key[some], value[some], of_some, scale)
+    return mixed, None
+
+
+def _mixed(
+    query: Float[Tensor, "row head token width"],
+    key: Float[Tensor, "row group past width"],
+    value: Float[Tensor, "row group past value"],
+    hidden: Float[Tensor, "rows n past"],
+    scale: float,
+) -> Float[Tensor, "row token head value"]:
+    """Values of all rows, mixed by one product of all queries and keys."""
+    (rows, heads, n, width), (_, groups, past, _) = query.shape, key.shape
+    # Query heads that share keys and values are rows of one product.
+    queries, keys = query.reshape(rows * groups, -1, width), key.reshape(rows * groups, past, width)
     scores = torch.baddbmm(hidden, queries.float(), keys.float().mT, alpha=scale)
     mixed = torch.bmm(softmax(scores, dim=-1).to(value.dtype), value.reshape(rows * groups, past, -1))
-    return mixed.view(rows, heads, n, -1).transpose(1, 2).contiguous(), None
+    return mixed.view(rows, heads, n, -1).transpose(1, 2)
 
 
 def _is_plain(module: Any, mask: Tensor | None, n: int, past: int, options: dict[str, Any]) -> bool:

@@ -17,19 +17,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from refusal_bench.models.devices import free_bytes
+
 PROBED = 16
 """Rows by which a layer's product is compared with torch's own."""
 
+SPARE = 1 / 16
+"""Most of the free memory that a second copy of an embedding's weight may take."""
+
 
 class PackedLinear(nn.Linear):
-    """A linear layer that holds its weight in oneDNN's layout alone; what else reads the weight gets a copy."""
+    """A linear layer that multiplies by a packed weight, and has no other unless it shares that with an embedding."""
 
     packed: Tensor
 
     @property
     def weight(self) -> Float[Tensor, "outputs inputs"]:  # type: ignore[override]
         """The weight in the usual layout: some architectures multiply by it themselves."""
-        return self.packed.to_dense()
+        shared = self._parameters.get("weight")
+        return self.packed.to_dense() if shared is None else shared
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """Multiply, as the layer did before."""
@@ -40,35 +46,38 @@ class PackedLinear(nn.Linear):
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.weight
+        destination.setdefault(f"{prefix}weight", self.weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Become an ordinary layer for what moves or converts a model."""
         weight = self.weight
         del self.packed
         self.__class__ = nn.Linear  # type: ignore[assignment]
-        self.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        self._parameters.setdefault("weight", nn.Parameter(weight, requires_grad=False))
         return self._apply(fn, recurse)
 
 
 def pack(module: nn.Module) -> None:
     """Pack a model's bfloat16 linear layers on an x86 CPU, each in place of the usual layout, so that memory stays.
 
-    Others stay as they are, as do a head that shares the embedding's weight, which would be in memory twice, and a
-    layer whose product is not the same to the last bit.
+    Others stay as they are, as does a layer whose product is not the same to the last bit. A head that shares the
+    embedding's weight is packed where there is plenty of memory for a second copy.
     """
     if not _can_pack():
         return
     users = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
     for layer in module.modules():
-        if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or users[id(layer.weight)] > 1:
+        if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.dtype != torch.bfloat16:
             continue
-        if layer.weight.dtype == torch.bfloat16:
-            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-            if _is_same(packed, layer):
+        is_shared = users[id(layer.weight)] > 1
+        if is_shared and layer.weight.nbytes > SPARE * free_bytes(layer.weight.device):
+            continue
+        packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        if _is_same(packed, layer):
+            if not is_shared:
                 del layer.weight
-                layer.__class__ = PackedLinear
-                layer.packed = packed
+            layer.__class__ = PackedLinear
+            layer.packed = packed
 
 
 def _can_pack() -> bool:
