@@ -23,7 +23,7 @@ from refusal_bench.metrics.cosines import principal_components
 from refusal_bench.prompts import name_seed
 
 N_RANDOM_SUBSPACES = 2
-"""Random bases whose first k vectors are the control of the subspace curve's k-th point."""
+"""Random bases whose first k vectors are the control of the subspace curve's k-th point; the first is a random row."""
 
 COEFFICIENTS = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
 """Multiples of the difference in means that the dose response adds, beside 0."""
@@ -76,10 +76,11 @@ def plan(
     names = list(directions.own)
     ablate, scored = dict[str, Tensor](), dict[str, Tensor]()
     add, added = dict[str, Tensor](), dict[str, Tensor]()
+    n_random = sizes.n_scored_random_directions
+    noise = _random(max(n_random, N_RANDOM_SUBSPACES * len(names)), directions, seed)
     if cross:
         norm = directions.common.norm(dim=1).mean()
-        noise = _random(sizes.n_scored_random_directions, directions, seed, "random directions")
-        random = {f"random.{i}": direction for i, direction in enumerate(normalize(noise, dim=1))}
+        random = {f"random.{i}": direction for i, direction in enumerate(normalize(noise[:n_random], dim=1))}
         drawn = {f"permuted.{i}": vector for i, vector in enumerate(normalize(directions.permuted, dim=1))}
         pooled = directions.common.mean(dim=0)
         specific = {name: directions.specific_part(i) for i, name in enumerate(names)}
@@ -100,8 +101,8 @@ def plan(
         for name, order in orderings(directions, greedy).items():
             scored |= _prefixes(name, common[order[:-1]])  # all of them span what all principal components span
         for draw in range(N_RANDOM_SUBSPACES):
-            noise = _random(len(common), directions, seed, f"random subspace {draw}")
-            scored |= _prefixes(f"random_subspace.{draw}", torch.from_numpy(orthonormal(noise.numpy())))
+            some = noise[draw * len(common) : (draw + 1) * len(common)]
+            scored |= _prefixes(f"random_subspace.{draw}", torch.from_numpy(orthonormal(some.numpy())))
     batches = []
     if scored:
         batches.append(Batch("ablated_harmful", "harmful", tuple(scored), stacked_ablation(list(scored.values()))))
@@ -151,6 +152,6 @@ def _prefixes(name: str, basis: Float[Tensor, "k d_model"]) -> dict[str, Float[T
     return {f"{name}.{k}": basis[:k].float() for k in range(1, len(basis) + 1)}
 
 
-def _random(n: int, directions: Directions, seed: int, purpose: str) -> Float[Tensor, "n d_model"]:
-    noise = name_seed(seed, purpose).standard_normal((n, directions.common.shape[1]))
+def _random(n: int, directions: Directions, seed: int) -> Float[Tensor, "n d_model"]:
+    noise = name_seed(seed, "random directions").standard_normal((n, directions.common.shape[1]))
     return torch.as_tensor(noise, dtype=directions.common.dtype)
