@@ -23,7 +23,7 @@ def run(capsys, folder, *arguments):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.skipif(not packing._can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only")
+@pytest.mark.skipif(not packing.can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only")
 def test_every_way_runs_as_it_says_and_gives_the_same(capsys, monkeypatch, tmp_path):
     went, go = [], half_precision.go
 
@@ -51,7 +51,7 @@ def test_every_way_runs_as_it_says_and_gives_the_same(capsys, monkeypatch, tmp_p
     assert len(result["seconds"]["scan"][half_precision.BOTH]) == 2
 
 
-@pytest.mark.skipif(not packing._can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only")
+@pytest.mark.skipif(not packing.can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only")
 def test_a_product_that_packing_changes_is_found_out(capsys, monkeypatch, tmp_path):
     product = packing._product
     monkeypatch.setattr(packing, "_is_same", lambda *_: True)

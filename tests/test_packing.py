@@ -15,7 +15,7 @@ from tiny import save_tiny
 from torch import nn
 
 pytestmark = pytest.mark.skipif(
-    not packing._can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only"
+    not packing.can_pack(), reason="weights are packed on x86 processors with oneDNN's bfloat16 only"
 )
 
 INPUTS, OUTPUTS = 96, 160
@@ -107,7 +107,7 @@ def test_a_head_that_is_the_embedding_is_packed_where_there_is_memory_for_both(m
 def test_a_models_logits_and_write_products_are_those_of_before(tmp_path, monkeypatch):
     found = HookBackend(of_bfloat16(tmp_path))
     assert any(type(part) is PackedLinear for part in found.model.module.modules())
-    monkeypatch.setattr("refusal_bench.models.packing._can_pack", lambda: False)
+    monkeypatch.setattr("refusal_bench.models.packing.can_pack", lambda: False)
     usual = HookBackend(of_bfloat16(tmp_path))
     assert not any(type(part) is PackedLinear for part in usual.model.module.modules())
     prompts = [tuple(found.model.template.render(text)) for text in ("Tell me about rivers", "And about the seas")]

@@ -1,8 +1,7 @@
 """Attention in half precision on a CPU over many short texts.
 
 torch's kernel there gives every row and head a task of its own, made for texts of hundreds of tokens: over tens of
-them it takes up to twice as long as products of many rows at once, and for one token of each row up to eight times.
-Scores and their softmax are float32 here as there.
+them it takes up to twice as long as products of many rows at once. Scores and their softmax are float32 here as there.
 """
 
 from __future__ import annotations

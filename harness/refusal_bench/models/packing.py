@@ -1,8 +1,8 @@
 """Weights of linear layers as oneDNN multiplies by them, laid out once and not anew in every product.
 
 torch lays a bfloat16 matrix out for its processor's instructions each time that something is multiplied by it, which
-for a batch's next tokens takes as long as a fifth of the product. Products are the same to the last bit (where an input
-does not lie in memory in order, torch adds a bias after a rounding, and this before).
+takes a fifth of the time where a batch goes on by one token (benchmarks/half_precision.py). Products are the same to
+the last bit; where an input does not lie in memory in order, torch adds a bias after a rounding, and this before.
 """
 
 from __future__ import annotations
@@ -57,13 +57,20 @@ class PackedLinear(nn.Linear):
         return self._apply(fn, recurse)
 
 
+def can_pack() -> bool:
+    """Whether this processor, and this build of torch, multiply by packed bfloat16 weights."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    has_onednn = is_x86 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pack(module: nn.Module) -> None:
     """Pack a model's bfloat16 linear layers on an x86 CPU, each in place of the usual layout, so that memory stays.
 
     Others stay as they are, as does a layer whose product is not the same to the last bit. A head that shares the
     embedding's weight is packed where there is plenty of memory for a second copy.
     """
-    if not _can_pack():
+    if not can_pack():
         return
     users = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
     for layer in module.modules():
@@ -78,12 +85,6 @@ def pack(module: nn.Module) -> None:
                 del layer.weight
             layer.__class__ = PackedLinear
             layer.packed = packed
-
-
-def _can_pack() -> bool:
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    has_onednn = is_x86 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
