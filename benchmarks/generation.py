@@ -67,15 +67,20 @@ def writers(
     }
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Do some work; return what it gives, and the seconds that it took by each clock."""
+    before = {name: clock() for name, clock in CLOCKS.items()}
+    given = work()
+    return given, {name: clock() - before[name] for name, clock in CLOCKS.items()}
+
+
 def measure(
     write: Callable[[Sequence[Prompt], Intervention | None], list[Prompt]],
     prompts: Sequence[Prompt],
     what: Intervention | None,
 ) -> Speed:
     """Time one way of writing; each completion counts its tokens and the one that ends it."""
-    before = {name: clock() for name, clock in CLOCKS.items()}
-    texts = write(prompts, what)
-    spent = {name: clock() - before[name] for name, clock in CLOCKS.items()}
+    texts, spent = timed(lambda: write(prompts, what))
     return Speed(sum(len(text) + 1 for text in texts), spent["wall"], spent["cpu"], texts)
 
 
@@ -168,6 +173,13 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"start of vLLM {result['vllm_start_s']} s; load average {result['load_average']}")
 
 
+def check_counts(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
+    """End with a usage error where one of these options is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description="Compare the throughput of vLLM with the hook backend's.")
@@ -178,9 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=1, help="measurements of each, in turn")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     options = parser.parse_args(arguments)
-    for name in ("prompts", "max_new_tokens", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1.")
+    check_counts(parser, options, "prompts", "max_new_tokens", "repeats")
     result = benchmark(options.model, options.domains, options.prompts, options.max_new_tokens, options.repeats)
     show(result, Console())
     if options.json:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from generation import CLOCKS, check_counts, timed
 from refusal_bench.backends.hf import HookBackend
 from refusal_bench.backends.passes import Prompt
 from refusal_bench.config import RunConfig
@@ -33,7 +33,6 @@ from selection import machine, saver
 from torch import Tensor
 
 REFERENCE, ATTENTION, BOTH = WAYS = ("transformers", "our attention", "our attention, packed weights")
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 SCAN, WRITING = WORKS = ("scan", "writing")
 
 
@@ -74,10 +73,9 @@ def benchmark(
         for way in WAYS:
             go(model, way)
             for work, do in both.items():
-                before = {name: clock() for name, clock in CLOCKS.items()}
-                given[work][way] = do()
+                given[work][way], spent = timed(do)
                 if number >= 0:
-                    seconds[work][way].append({name: clock() - before[name] for name, clock in CLOCKS.items()})
+                    seconds[work][way].append(spent)
     return {
         "model": model.id,
         "dtype": model.dtype,
@@ -142,9 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object in the last line")
     parser.add_argument("--save", type=Path, help="file for the result")
     options = parser.parse_args(arguments)
-    for name in ("prompts", "ablations", "max_new_tokens", "rounds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1.")
+    check_counts(parser, options, "prompts", "ablations", "max_new_tokens", "rounds")
     config = RunConfig(model=options.model, device="cpu", dtype="bfloat16")
     sizes = (options.prompts, options.ablations, options.max_new_tokens, options.rounds)
     result = benchmark(config, options.domain, *sizes)

@@ -125,6 +125,7 @@ def test_a_saved_model_has_its_weights(tmp_path, architecture):
     original, saved = (load_file(tmp_path / folder / "model.safetensors") for folder in ("m", "saved"))
     assert saved.keys() == original.keys()
     assert all(torch.equal(tensor, original[name].bfloat16()) for name, tensor in saved.items())
-    again = load_model(RunConfig(model=str(tmp_path / "m"), dtype="bfloat16"))
+    model.template.tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_model(RunConfig(model=str(tmp_path / "saved"), dtype="bfloat16"))
     ids = torch.tensor([model.template.render("Tell me about rivers")])
     assert torch.equal(again.module(input_ids=ids).logits, model.module(input_ids=ids).logits)
