@@ -39,7 +39,7 @@ SCAN, WRITING = WORKS = ("scan", "writing")
 def go(model: ChatModel, way: str) -> None:
     """Let the model work one of the three ways."""
     model.module.set_attn_implementation("sdpa" if way == REFERENCE else attention.NAME)
-    model.module.to(model.module.dtype)  # into the usual layout
+    model.module.cpu()  # into the usual layout
     if way == BOTH:
         pack(model.module)
 

@@ -24,6 +24,7 @@ from refusal_bench.models.template import ChatTemplate
 from refusal_bench.models.wheels import Part, PinnedFile
 from task_folder import TaskFolder
 from tiny import CHATML, LLAMA2, save_tiny, tiny_module, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = ("Tell me a story", "What?", "Say '</s>' or not", "two\nlines", "ends with a space ", "7")
@@ -124,6 +125,40 @@ def test_an_adapter_is_merged_and_hashed(tmp_path):
         torch.testing.assert_close(merged.module(ids).logits, expected, atol=1e-4, rtol=1e-3)
     assert merged.adapter_sha256 == sha256_of(tmp_path / "adapter" / "adapter_model.safetensors")
     assert plain.weights_sha256 == merged.weights_sha256
+
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALF
+@pytest.mark.parametrize("way", ["read", "merged"])
+@pytest.mark.parametrize("family", ["llama-tied", "gemma2", "deepseek-v3", "gpt-oss"])
+def test_half_precision_leaves_in_float32_what_transformers_leaves(tmp_path, family, way, dtype):
+    """Rotary frequencies, but not Gemma's scale of embeddings; DeepSeek's routers; gpt-oss's norms in float16."""
+    from peft import LoraConfig, get_peft_model
+
+    folder, adapter = save_tiny(tmp_path / "model", family), tmp_path / "adapter"
+    get_peft_model(tiny_module(family), LoraConfig(r=2, target_modules=["o_proj"])).save_pretrained(adapter)  # of zeros
+    config = RunConfig(model=str(folder), adapter=str(adapter) if way == "merged" else None, dtype=_name(dtype))
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    _assert_same_tensors(load_model(config).module, expected)
+
+
+@HALF
+def test_half_precision_of_a_gguf_file_is_what_transformers_reads(tmp_path, dtype):
+    _write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf", "F32")
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=dtype)
+    _assert_same_tensors(load_model(RunConfig(model=str(tmp_path / "tiny.gguf"), dtype=_name(dtype))).module, expected)
+
+
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _assert_same_tensors(found, expected):
+    tensors, alike = (dict(module.named_buffers()) | module.state_dict() for module in (found, expected))
+    assert any(tensor.dtype == torch.float32 for tensor in alike.values())
+    torch.testing.assert_close(tensors, alike, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("kind", "original"), [("F32", None), ("Q8_0", "gguf Q8_0"), ("Q4_1", "gguf Q4_1")])

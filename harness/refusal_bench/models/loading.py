@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -234,19 +235,20 @@ def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_
 
 def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
     """Read the weights; straight to their device unless something must be done to them in full precision first."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
+    if files.gguf and hasattr(transformers, "GgufConfig"):  # without it, newer ones keep some weights as they are
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     if getattr(settings.get_text_config(), "attn_logit_softcapping", None) is not None:
         options["attn_implementation"] = "eager"  # some versions of transformers take a kernel that leaves the cap out
     in_full = bool(files.gguf or adapter)
-    straight = not in_full and (place.device.type != "cpu" or place.quantization != "none")
-    if straight:
+    if not in_full and (place.device.type != "cpu" or place.quantization != "none"):
         options["device_map"] = "auto" if sharded else {"": place.device}
         if place.quantization != "none":
             options |= quantization.loading_options(place.quantization, place.dtype)
     try:
-        module, told = AutoModelForCausalLM.from_pretrained(
+        module, told = transformers.AutoModelForCausalLM.from_pretrained(
             files.folder,
             config=settings,
             dtype=torch.float32 if in_full else place.dtype,
@@ -261,18 +263,27 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
             f"{files.id}: its weights lack {len(absent)} of the architecture's tensors, {absent[0]} first; fetch the "
             "model again, or mend its config.json."
         )
-    if straight:
-        return quantization.exact_products(module), None
-    return _adapted(module, adapter, place, sharded=sharded)
+    return _adapted(module, adapter, place, sharded=sharded) if in_full else (quantization.exact_products(module), None)
 
 
 def _adapted(module: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
-    """Merge the adapter, then quantise, then put the model where it belongs."""
+    """Merge the adapter into a model in float32, then round and quantise, then put the model where it belongs."""
     module, adapter_sha256 = merge_adapter(module, adapter) if adapter else (module, None)
-    module = module.to(dtype=place.dtype)
+    if place.dtype != torch.float32:
+        _round(module, place.dtype)
     if place.quantization != "none":
         module = quantization.quantize(module, place.quantization, place.dtype, place.device)
     return (spread(module) if sharded else module.to(place.device)), adapter_sha256
+
+
+def _round(module: Any, dtype: torch.dtype) -> None:
+    """Round in place what transformers reads in a data type; rotary frequencies and some routers stay in float32."""
+    module.config.quantization_config = None  # of a .gguf file, which is decoded
+    names = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
+    read = type(module).from_pretrained(None, config=module.config, state_dict=names, dtype=dtype, device_map="meta")
+    alike = dict(chain(read.named_parameters(), read.named_buffers()))
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        tensor.data = tensor.data.to(alike[name].dtype)
 
 
 def _sha256_of_weights(module: Any) -> str:
