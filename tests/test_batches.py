@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal_bench.backends.batches import SMALLEST_BATCH, Room, plan_batches
 from refusal_bench.backends.hf import HookBackend
+from refusal_bench.config import RunConfig
 from refusal_bench.errors import IncompleteRunError
 from refusal_bench.interventions import Ablate
+from refusal_bench.models.loading import load_model
 
 
 def cost(lengths, bounds, pass_tokens, at_once):
@@ -74,6 +76,15 @@ def backend(planted):
 @pytest.fixture
 def prompts(planted):
     return [tuple(planted.template.render(text)) for text in ("rivers", "old cities", "bread", "clouds", "tea")]
+
+
+def test_on_a_cpu_a_batch_takes_no_more_memory_in_wider_numbers():
+    narrow, wide = (
+        Room.of(load_model(RunConfig(model="planted", device="cpu", dtype=dtype)), workers=2)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert narrow == Room(rows=128, tokens=2048, decoding_tokens=8192)
+    assert wide == narrow.halved()
 
 
 def test_the_shared_prefix_runs_once_a_group_of_variants(backend, prompts):

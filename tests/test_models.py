@@ -171,6 +171,8 @@ def test_a_gguf_file_loads_decoded_and_its_quantisation_is_known(tmp_path, kind,
     assert model.weights_sha256 == sha256_of(path)
     assert model.source_quantization == original
     assert model.module.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
+    settings = getattr(model.module.config, "quantization_config", None)  # older versions of transformers have none
+    assert settings is None or settings.dequantize
 
 
 def _write_gguf(gguf, path, kind):

@@ -37,7 +37,9 @@ class Room:
         """
         device, most = model.module.device, model.batch_tokens // workers
         if device.type == "cpu":
-            return Room(rows=256 // workers, tokens=min(2048, most), decoding_tokens=min(16384 // workers, most))
+            size = model.module.dtype.itemsize  # a batch takes the same memory in every data type
+            rows, tokens, decoding = 512 // (size * workers), 4096 // size, 32768 // (size * workers)
+            return Room(rows, min(tokens, most), min(decoding, most))
         if device.type == "mps":
             return Room(rows=96, tokens=min(8192, most), decoding_tokens=min(8192, most))
         free, _ = torch.cuda.mem_get_info(device)
