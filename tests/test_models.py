@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
@@ -171,8 +172,22 @@ def test_a_gguf_file_loads_decoded_and_its_quantisation_is_known(tmp_path, kind,
     assert model.weights_sha256 == sha256_of(path)
     assert model.source_quantization == original
     assert model.module.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
-    settings = getattr(model.module.config, "quantization_config", None)  # older versions of transformers have none
-    assert settings is None or settings.dequantize
+    model.module.save_pretrained(tmp_path / "saved")
+    _assert_same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), model.module)
+
+
+def test_no_gguf_file_is_left_quantised(tmp_path, monkeypatch):
+    """Where they have a kernel, newer versions of transformers multiply by some architectures' weights as they are."""
+    asked, init = [], transformers.GgufConfig.__init__
+
+    def ask(self, **options):
+        asked.append(options)
+        init(self, **options)
+
+    monkeypatch.setattr(transformers.GgufConfig, "__init__", ask)
+    _write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf", "Q8_0")
+    load_model(RunConfig(model=str(tmp_path / "tiny.gguf")))
+    assert asked[0]["dequantize"]
 
 
 def _write_gguf(gguf, path, kind):

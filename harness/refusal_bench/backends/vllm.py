@@ -75,8 +75,7 @@ class VllmBackend:
                 "use_tqdm_on_load": False,
             }
             try:
-                with _saveable(self.model.module):
-                    self.model.module.save_pretrained(folder)
+                self.model.module.save_pretrained(folder)
                 self._engine = LLM(**(_memory(self.model.module.device) | arguments))
                 # The first pass compiles kernels, and finds out about shapes that they do not support.
                 self.next_log_probabilities([tuple(self.model.template.render("Hello"))])
@@ -216,20 +215,6 @@ class VllmBackend:
             passed = self._engine.apply_model(vllm_hooks.remove)
         if any(min(tokens) < expected for tokens in passed):
             raise RuntimeError("a hook point of the intervention was not reached by every token in vLLM")
-
-
-@contextlib.contextmanager
-def _saveable(module: Any) -> Iterator[None]:
-    """The weights of a GGUF file are floats by now, but transformers still calls them quantised and saves none."""
-    quantizer = getattr(module, "hf_quantizer", None)
-    if quantizer is None or quantizer.quantization_config.quant_method != "gguf":
-        yield
-        return
-    module.hf_quantizer, packed = None, module.config.__dict__.pop("quantization_config")
-    try:
-        yield
-    finally:
-        module.hf_quantizer, module.config.quantization_config = quantizer, packed
 
 
 def _variants(intervention: Intervention | None) -> list[Ablate | Add | None]:

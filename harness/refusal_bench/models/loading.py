@@ -278,7 +278,6 @@ def _adapted(module: Any, adapter: str | None, place: _Place, *, sharded: bool) 
 
 def _round(module: Any, dtype: torch.dtype) -> None:
     """Round in place what transformers reads in a data type; rotary frequencies and some routers stay in float32."""
-    module.config.quantization_config = None  # of a .gguf file, which is decoded
     names = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
     read = type(module).from_pretrained(None, config=module.config, state_dict=names, dtype=dtype, device_map="meta")
     alike = dict(chain(read.named_parameters(), read.named_buffers()))
