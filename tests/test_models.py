@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import transformers
 from refusal_bench.config import RunConfig
 from refusal_bench.errors import InputError
 from refusal_bench.files import sha256_of
@@ -25,7 +24,7 @@ from refusal_bench.models.template import ChatTemplate
 from refusal_bench.models.wheels import Part, PinnedFile
 from task_folder import TaskFolder
 from tiny import CHATML, LLAMA2, save_tiny, tiny_module, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GgufConfig
 
 CHATML_END = "<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = ("Tell me a story", "What?", "Say '</s>' or not", "two\nlines", "ends with a space ", "7")
@@ -177,14 +176,14 @@ def test_a_gguf_file_loads_decoded_and_its_quantisation_is_known(tmp_path, kind,
 
 
 def test_no_gguf_file_is_left_quantised(tmp_path, monkeypatch):
-    """Where they have a kernel, newer versions of transformers multiply by some architectures' weights as they are."""
-    asked, init = [], transformers.GgufConfig.__init__
+    """Where it has a kernel, transformers multiplies by some architectures' weights as they are."""
+    asked, init = [], GgufConfig.__init__
 
     def ask(self, **options):
         asked.append(options)
         init(self, **options)
 
-    monkeypatch.setattr(transformers.GgufConfig, "__init__", ask)
+    monkeypatch.setattr(GgufConfig, "__init__", ask)
     _write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf", "Q8_0")
     load_model(RunConfig(model=str(tmp_path / "tiny.gguf")))
     assert asked[0]["dequantize"]

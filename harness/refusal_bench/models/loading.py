@@ -235,11 +235,11 @@ def _check_memory(name: str, shape: Shape, bits: str, place: _Place, *, in_full_
 
 def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
     """Read the weights; straight to their device unless something must be done to them in full precision first."""
-    import transformers
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    options: dict[str, Any] = files.options() | ({} if files.gguf else {"use_safetensors": True})
-    if files.gguf and hasattr(transformers, "GgufConfig"):  # without it, newer ones keep some weights as they are
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    # Unless told, transformers leaves some architectures' weights as a .gguf file has them.
+    own = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf else {"use_safetensors": True}
+    options: dict[str, Any] = files.options() | own
     if getattr(settings.get_text_config(), "attn_logit_softcapping", None) is not None:
         options["attn_implementation"] = "eager"  # some versions of transformers take a kernel that leaves the cap out
     in_full = bool(files.gguf or adapter)
@@ -248,7 +248,7 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
         if place.quantization != "none":
             options |= quantization.loading_options(place.quantization, place.dtype)
     try:
-        module, told = transformers.AutoModelForCausalLM.from_pretrained(
+        module, told = AutoModelForCausalLM.from_pretrained(
             files.folder,
             config=settings,
             dtype=torch.float32 if in_full else place.dtype,
