@@ -263,7 +263,9 @@ def _read(files: Files, settings: Any, adapter: str | None, place: _Place, *, sh
             f"{files.id}: its weights lack {len(absent)} of the architecture's tensors, {absent[0]} first; fetch the "
             "model again, or mend its config.json."
         )
-    return _adapted(module, adapter, place, sharded=sharded) if in_full else (quantization.exact_products(module), None)
+    if not in_full:
+        return quantization.exact_products(module), None
+    return _adapted(module, adapter, place, sharded=sharded)
 
 
 def _adapted(module: Any, adapter: str | None, place: _Place, *, sharded: bool) -> tuple[Any, str | None]:
